@@ -1,0 +1,39 @@
+# Everything installs itself into .venv first: Python ≥ 3.11, make and a package index suffice.
+#
+#   make study                       the quick study: table and figure in results/quick
+#   make study STUDY=cifar10 DATA=…  another study, on a data set's folder
+#   make test                        all tests
+#   make lab                         JupyterLab
+#   make lint                        ruff, notebooks too
+
+STUDY ?= quick
+DATA ?=
+PYTHON ?= python3
+PYTEST_ARGS ?=
+LAB_ARGS ?= notebooks
+BIN := .venv/bin
+
+.PHONY: study test lab lint install
+.DEFAULT_GOAL := study
+
+study: .venv/installed
+	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml $(if $(DATA),--data "$(DATA)")
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lab: .venv/installed
+	$(BIN)/python -m jupyter lab $(LAB_ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"PYTHON: got {sys.version}, needed: 3.11 or later")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@

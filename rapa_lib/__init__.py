@@ -1,0 +1,62 @@
+"""RAPA ConvNets: convolutions whose kernel matrices are replicated over analog arrays.
+
+Source of the method: M. J. Rasch, T. Gokmen, M. Rigotti, W. Haensch, "RAPA-ConvNets: Modified
+Convolutional Networks for Accelerated Training on Architectures With Analog Arrays", Frontiers in
+Neuroscience 13:753 (2019), doi 10.3389/fnins.2019.00753.
+"""
+
+from rapa_lib._patch_conv import frozen_draws
+from rapa_lib.accuracy import AccuracyRun, load_network, save_run
+from rapa_lib.conv import RapaConv2d
+from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
+from rapa_lib.data import DATASETS, Dataset, load_dataset
+from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
+from rapa_lib.figures import (
+    accuracy_figure,
+    accuracy_summary,
+    assignment_figure,
+    curves_figure,
+    save_figure,
+)
+from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
+from rapa_lib.perforated import PerforatedConv2d
+from rapa_lib.records import collect
+from rapa_lib.statistics import mean_interval
+from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
+from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
+
+__all__ = [
+    "DATASETS",
+    "TILINGS",
+    "AccuracyRun",
+    "Dataset",
+    "DivergedError",
+    "InputScaling",
+    "MixedPool2d",
+    "PerforatedConv2d",
+    "RapaConv2d",
+    "RapaConvNet",
+    "TestErrors",
+    "TrainConfig",
+    "Training",
+    "accuracy_figure",
+    "accuracy_summary",
+    "assignment_figure",
+    "collect",
+    "convert_to_rapa",
+    "count_parameters",
+    "count_patches",
+    "curves_figure",
+    "draw_assignment",
+    "evaluate",
+    "frozen_draws",
+    "load_dataset",
+    "load_network",
+    "mean_interval",
+    "merge_tiles",
+    "reestimate_normalisation",
+    "register_tiling",
+    "save_figure",
+    "save_run",
+    "train",
+]

@@ -1,0 +1,262 @@
+"""The accuracy experiment: one configuration trained and measured, from parameters to record."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rapa_lib._checks import check_int
+from rapa_lib._files import writable_folder
+from rapa_lib.data import Dataset, load_dataset
+from rapa_lib.evaluation import TestErrors, evaluate
+from rapa_lib.models import RapaConvNet, count_parameters
+from rapa_lib.records import provenance, write_json
+from rapa_lib.training import (
+    InputScaling,
+    TrainConfig,
+    Training,
+    load_checkpoint,
+    save_checkpoint,
+    seeded,
+    train,
+)
+
+# What tells the runs of a study apart, in records and curves.
+LABELS = ("dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs", "seed")
+
+# Seeds of independent purposes are mixed from the run's seed and one of these.
+_NETWORK, _EVALUATION = 1_000_001, 1_000_002
+
+
+@dataclass(frozen=True)
+class AccuracyRun:
+    """Everything that names one run of the accuracy experiment; checked when it is made.
+
+    Args:
+        dataset: a name in :data:`rapa_lib.DATASETS` or the path of a folder.
+        data_root: where torchvision's data sets lie; None is the variable RAPA_DATA.
+        image_size: side of the square images; others are resized. None keeps the data's size.
+        n_train, n_test: use a balanced part of so many images; None uses all.
+        tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation:
+            see :class:`RapaConvNet`.
+        epochs, batch_size, learning_rate, momentum, weight_decay, tile_lr_power, mirror,
+            max_shift: see :class:`TrainConfig`.
+        draws: forward passes with fresh assignments when the test error is measured.
+        seed: of everything that is drawn.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …, or ``"auto"``: a GPU if there is one.
+        threads: CPU threads; 0 leaves PyTorch's choice. Bits can differ between numbers of them.
+
+    Raises:
+        ValueError, TypeError: naming the argument, before any work is done.
+    """
+
+    dataset: str = "mnist5k"
+    data_root: str | None = None
+    image_size: int | None = None
+    n_train: int | None = None
+    n_test: int | None = None
+    tiling: str = "random"
+    n_tiles: Sequence[int] = (16, 4, 1)
+    tile_init: str = "independent"
+    channels: Sequence[int] = (32, 32, 64)
+    kernel_sizes: Sequence[int] = (5, 5, 5)
+    pooling: str = "max"
+    activation: str = "relu"
+    normalisation: str = "batch"
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    tile_lr_power: float = 1.0
+    mirror: bool = False
+    max_shift: int = 0
+    draws: int = 5
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    _device: torch.device = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.training_config()
+        check_int("draws", self.draws, low=1)
+        check_int("threads", self.threads, low=0)
+        for name in ("n_train", "n_test", "image_size"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), low=1)
+        object.__setattr__(self, "_device", choose_device(self.device))
+
+    def training_config(self) -> TrainConfig:
+        names = TrainConfig.__dataclass_fields__
+        return TrainConfig(**{name: getattr(self, name) for name in names})
+
+    def load_data(self) -> Dataset:
+        """Load the data set, or the part of it that the run uses."""
+        data = load_dataset(self.dataset, root=self.data_root, image_size=self.image_size)
+        if self.n_train is None and self.n_test is None:
+            return data
+        return data.subset(self.n_train, self.n_test)
+
+    def build_network(self, data: Dataset, device: str | torch.device | None = None) -> RapaConvNet:
+        """Build the network for a data set, its weights drawn from the run's seed.
+
+        Args:
+            data: gives channels, image size and classes.
+            device: other than the run's; ``"meta"`` builds one that only has shapes.
+        """
+        with seeded(self.seed, _NETWORK):
+            network = RapaConvNet(
+                data.in_channels,
+                data.n_classes,
+                data.image_size,
+                tiling=self.tiling,
+                n_tiles=self.n_tiles,
+                tile_init=self.tile_init,
+                channels=self.channels,
+                kernel_sizes=self.kernel_sizes,
+                pooling=self.pooling,
+                activation=self.activation,
+                normalisation=self.normalisation,
+            )
+        return network.to(self._device if device is None else device)
+
+    def check(self, data: Dataset) -> None:
+        """Raise now what a run on this data set would raise before its first step."""
+        self.build_network(data, "meta")
+        if self.batch_size > len(data.train_images):
+            raise ValueError(
+                f"batch_size: got {self.batch_size}, but {data.name} has "
+                f"{len(data.train_images)} training images"
+            )
+
+    def train(
+        self, network: RapaConvNet, data: Dataset, *, resume: Path | None = None, progress=True
+    ) -> Training:
+        """Train the network; a ``resume`` file makes the training survive interruptions."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return train(network, data, self.training_config(), checkpoint=resume, progress=progress)
+
+    def evaluate(self, network: RapaConvNet, data: Dataset, scaling: InputScaling) -> TestErrors:
+        """Measure the test errors, draws seeded by the run's seed."""
+        with seeded(self.seed, _EVALUATION):
+            seed = int(torch.randint(2**31, ()))
+        return evaluate(network, data, scaling, draws=self.draws, seed=seed)
+
+    def record(
+        self, network: RapaConvNet, data: Dataset, training: Training, errors: TestErrors
+    ) -> dict[str, Any]:
+        """One row of the accuracy table."""
+        return {
+            "dataset": data.name,
+            "tiling": self.tiling,
+            "n_tiles": "-".join(map(str, network.n_tiles)),
+            "tile_init": self.tile_init,
+            "pooling": self.pooling,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            **asdict(errors),
+            "n_parameters": count_parameters(network),
+            "train_seconds": round(training.seconds, 3),
+            **provenance(self._device),
+            "data_fingerprint": data.fingerprint,
+            "config": self.parameters(),
+        }
+
+    def parameters(self) -> dict[str, Any]:
+        """The run's parameters as a notebook takes them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name != "_device"
+        }
+
+
+def save_run(
+    folder: str | Path,
+    run: AccuracyRun,
+    network: RapaConvNet,
+    data: Dataset,
+    training: Training,
+    errors: TestErrors,
+) -> dict[str, Any]:
+    """Write ``network.pt``, ``curve.json`` and, last, ``record.json`` to a folder.
+
+    Returns:
+        The record.
+    """
+    folder = writable_folder("output", folder)
+    record = run.record(network, data, training, errors)
+    save_checkpoint(
+        folder / "network.pt",
+        {
+            "parameters": run.parameters(),
+            "state": network.state_dict(),
+            "scaling": training.scaling._asdict(),
+            "data": {
+                "name": data.name,
+                "fingerprint": data.fingerprint,
+                "in_channels": data.in_channels,
+                "n_classes": data.n_classes,
+                "image_size": list(data.image_size),
+            },
+        },
+    )
+    labels = {key: record[key] for key in LABELS}
+    write_json(folder / "curve.json", labels | {"history": training.history})
+    write_json(folder / "record.json", record)
+    return record
+
+
+def load_network(
+    path: str | Path, device: str = "cpu"
+) -> tuple[RapaConvNet, InputScaling, AccuracyRun]:
+    """Load a network that :func:`save_run` wrote: where later experiments begin.
+
+    Returns:
+        The network in evaluation mode, its input scaling and the run that trained it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or of another kind.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"path: there is no checkpoint {path}")
+    saved = load_checkpoint(path)
+    if saved is None or "parameters" not in saved:
+        raise ValueError(f"path: {path} is no undamaged network checkpoint")
+    run = AccuracyRun(**saved["parameters"] | {"device": device})
+    data = saved["data"]
+    network = RapaConvNet(
+        data["in_channels"],
+        data["n_classes"],
+        tuple(data["image_size"]),
+        **{
+            name: saved["parameters"][name]
+            for name in (
+                "tiling", "n_tiles", "tile_init", "channels", "kernel_sizes", "pooling",
+                "activation", "normalisation",
+            )
+        },
+    )  # fmt: skip
+    network.load_state_dict(saved["state"])
+    scaling = InputScaling(*(tuple(saved["scaling"][name]) for name in InputScaling._fields))
+    return network.to(choose_device(device)).eval(), scaling, run
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` into a device that is there.
+
+    Raises:
+        ValueError: if the name is none of these or asks for a GPU where there is none.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = ["auto", "cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
+    if name not in allowed:
+        why = "" if n_gpus else " (this machine has no usable GPU)"
+        raise ValueError(f"device: got {name!r}, allowed: {', '.join(allowed)}{why}")
+    if name == "auto":
+        name = "cuda" if n_gpus else "cpu"
+    return torch.device(name)

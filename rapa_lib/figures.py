@@ -1,0 +1,175 @@
+"""Figures and summary tables, each drawn from the records given to it and nothing else."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rapa_lib._files import whole_file
+from rapa_lib.models import CONTROLS
+from rapa_lib.statistics import mean_interval
+from rapa_lib.tiling import TILINGS
+
+MEASURES = {
+    "test_error": "as it is",
+    "test_error_vote": "vote of draws",
+    "test_error_merged": "merged",
+}
+_WIDTH = 7.0  # inches: a column of text
+
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "rapa",  # the same figure gives the same bytes
+    "legend.frameon": False,
+}
+
+
+def accuracy_figure(table: pd.DataFrame) -> Figure:
+    """Test error by tiling: every run as a dot, means with 95 % t-intervals over seeds.
+
+    Args:
+        table: rows of ``accuracy.csv``.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, 3.6))
+        axes = figure.subplots()
+        order = tiling_order(table["tiling"])
+        long = table.melt(id_vars=["tiling", "seed"], value_vars=list(MEASURES), var_name="measure")
+        long["measure"] = long["measure"].map(MEASURES)
+        common = {
+            "data": long, "x": "tiling", "y": "value", "hue": "measure", "order": order,
+            "hue_order": list(MEASURES.values()), "palette": "colorblind", "ax": axes,
+        }  # fmt: skip
+        sns.stripplot(**common, dodge=True, jitter=False, size=4, alpha=0.5, legend=False)
+        sns.pointplot(
+            **common, dodge=0.8 - 0.8 / len(MEASURES), linestyle="none", marker="D",
+            markersize=5, capsize=0.08, errorbar=_t_interval, err_kws={"linewidth": 1.5},
+        )  # fmt: skip
+        seeds = table["seed"].nunique()
+        interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
+        axes.set(
+            xlabel="tiling",
+            ylabel="test error (%)",
+            title=f"{_joined(table['dataset'])}, {_joined(table['epochs'])} epochs; {interval}",
+        )
+        axes.legend(title=None, ncols=len(MEASURES), loc="lower center", bbox_to_anchor=(0.5, -0.4))
+    return figure
+
+
+def curves_figure(curves: pd.DataFrame) -> Figure:
+    """Learning curves: training loss and test error of one draw over epochs, by tiling.
+
+    Args:
+        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, 3.2))
+        left, right = figure.subplots(1, 2)
+        many = curves["seed"].nunique() > 1
+        for axes, column, label in (
+            (left, "train_loss", "training loss"),
+            (right, "test_error", "test error (%)"),
+        ):
+            sns.lineplot(
+                curves, x="epoch", y=column, hue="tiling", style="tiling",
+                hue_order=tiling_order(curves["tiling"]),
+                style_order=tiling_order(curves["tiling"]),
+                errorbar=_t_interval if many else None, palette="colorblind", ax=axes,
+                legend=axes is right,
+            )  # fmt: skip
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        # Losses of the first epochs would press the rest to the floor.
+        left.set_yscale("log")
+        left.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        left.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        left.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+        right.legend(title=None)
+        shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
+        left.set_title(f"{_joined(curves['dataset'])}; {shown}")
+    return figure
+
+
+def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -> Figure:
+    """Patches coloured by tile, one panel a scheme.
+
+    Args:
+        assignments: by title, the tile of every output position (L,); -1 is drawn white.
+        height, width: of the output plane, L = height * width.
+    """
+    with mpl.rc_context(STYLE):
+        columns = min(len(assignments), 3)
+        rows = -(-len(assignments) // columns)
+        figure = Figure(figsize=(_WIDTH, 0.4 + _WIDTH / columns * rows * height / width))
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, (title, tiles) in zip(panels, assignments.items(), strict=False):
+            plane = tiles.view(height, width).numpy()
+            axes.imshow(
+                np.ma.masked_less(plane, 0), cmap="tab20", interpolation="nearest",
+                vmin=0, vmax=max(19, plane.max()),
+            )  # fmt: skip
+            axes.set_title(title)
+        for axes in panels:
+            axes.set_axis_off()
+    return figure
+
+
+def accuracy_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean test errors over seeds with 95 % t-intervals, one row a configuration.
+
+    Args:
+        table: rows of ``accuracy.csv``.
+
+    Returns:
+        Strings ready to print; an interval is missing where there is one seed.
+    """
+    keys = ["dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs"]
+    rows = []
+    for values, runs in table.groupby(keys, sort=False):
+        row = dict(zip(keys, values, strict=True)) | {"seeds": len(runs)}
+        row["test error (%)"] = _with_interval(runs["test_error"])
+        row["vote (%)"] = _with_interval(runs["test_error_vote"])
+        row["mean softmax (%)"] = _with_interval(runs["test_error_softmax"])
+        row["merged (%)"] = _with_interval(runs["test_error_merged"])
+        row["parameters"] = f"{int(runs['n_parameters'].iloc[0]):,}"
+        row["seconds an epoch"] = f"{(runs['train_seconds'] / runs['epochs']).mean():.1f}"
+        rows.append(row)
+    order = {name: i for i, name in enumerate(tiling_order(table["tiling"]))}
+    return pd.DataFrame(sorted(rows, key=lambda row: order[row["tiling"]]))
+
+
+def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as ``stem.png`` and ``stem.svg``, each whole or not at all."""
+    paths = [Path(f"{stem}{suffix}") for suffix in (".png", ".svg")]
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        with whole_file(path) as part, mpl.rc_context(STYLE):
+            figure.savefig(part, dpi=160, metadata=metadata)
+    return paths
+
+
+def tiling_order(tilings: pd.Series) -> list[str]:
+    """The tilings that occur, in the order in which the study names them."""
+    present = set(tilings)
+    known = [name for name in (*TILINGS, *CONTROLS) if name in present]
+    return known + sorted(present - set(known))
+
+
+def _with_interval(values: pd.Series) -> str:
+    mean, low, _ = mean_interval(values)
+    return f"{mean:.2f}" if np.isnan(low) else f"{mean:.2f} ± {mean - low:.2f}"
+
+
+def _t_interval(values: pd.Series) -> tuple[float, float]:
+    return mean_interval(values)[1:]
+
+
+def _joined(values: pd.Series) -> str:
+    return ", ".join(map(str, pd.unique(values)))

@@ -1,0 +1,57 @@
+"""Execute one notebook of a study with papermill; its outputs are whole or absent.
+
+The executed notebook appears under its name only once it ran through. One that failed stays beside
+it as ``failed.ipynb``, with the error in ``error.json``.
+"""
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+import papermill
+from study import ROOT
+
+from rapa_lib.records import write_json
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("notebook", type=Path)
+    arguments.add_argument("executed", type=Path)
+    arguments.add_argument("--parameters", type=json.loads, required=True, help="JSON")
+    options = arguments.parse_args()
+    folder = options.executed.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for stale in ("failed.ipynb", "error.json"):
+        (folder / stale).unlink(missing_ok=True)
+    os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
+    running = folder / "running.ipynb"
+    try:
+        papermill.execute_notebook(
+            options.notebook,
+            running,
+            options.parameters | {"output": str(folder)},
+            kernel_name="python3",
+            cwd=ROOT,
+            progress_bar=False,
+        )
+    except Exception as error:
+        if running.exists():
+            running.replace(folder / "failed.ipynb")
+        write_json(folder / "error.json", {"error": describe(error)})
+        raise SystemExit(f"{options.notebook} failed: {describe(error)}") from error
+    running.replace(options.executed)
+
+
+def describe(error: Exception) -> str:
+    """One line: the error that the notebook raised, or what kept it from running."""
+    if isinstance(error, papermill.PapermillExecutionError):
+        return f"{error.ename}: {error.evalue}"
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()
