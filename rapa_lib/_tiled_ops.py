@@ -248,7 +248,7 @@ def forward(
         if bias is not None:
             out = out + _of_blocks(bias, blocks)[:, None]
         blocks.put(out, y[chunk].view(-1, weight.shape[1]))
-    return y.view(len(x), *geometry.output, -1).permute(0, 3, 1, 2)
+    return y.view(len(x), *geometry.output, weight.shape[1]).permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("rapa_lib::grad_input", mutates_args=())

@@ -84,7 +84,8 @@ def draw_assignment(
         LongTensor (batch, L) of tile indices in [0, n_tiles).
 
     Raises:
-        ValueError: if the tiling is unknown or a number is out of its range.
+        ValueError: if the tiling is unknown, a number is out of its range, or the scheme's answer
+            is no assignment.
         TypeError: if a number is no integer.
     """
     check_choice("tiling", tiling, TILINGS)
@@ -100,7 +101,21 @@ def draw_assignment(
     if tiling == "none" and n_tiles != 1:
         raise ValueError(f"n_tiles: got {n_tiles}, but tiling 'none' has one tile")
     with torch.device("cpu" if device is None else device):
-        return TILINGS[tiling].scheme(batch, height, width, n_tiles, generator)
+        assignment = TILINGS[tiling].scheme(batch, height, width, n_tiles, generator)
+    if assignment.shape != (batch, height * width) or assignment.dtype != torch.long:
+        raise ValueError(
+            f"tiling {tiling!r}: its scheme gave {assignment.dtype} of shape "
+            f"{tuple(assignment.shape)}, expected torch.int64 of {(batch, height * width)}"
+        )
+    # On a GPU looking at the values would wait for it in every forward pass.
+    if assignment.device.type == "cpu" and assignment.numel():
+        low, high = map(int, assignment.aminmax())
+        if low < 0 or high >= n_tiles:
+            raise ValueError(
+                f"tiling {tiling!r}: its scheme gave tiles {low} to {high}, allowed: 0 to "
+                f"{n_tiles - 1}"
+            )
+    return assignment
 
 
 @register_tiling("none")

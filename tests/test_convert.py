@@ -1,0 +1,152 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from rapa_lib import (
+    PerforatedConv2d,
+    RapaConv2d,
+    convert_to_rapa,
+    count_patches,
+    merge_tiles,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def small_model():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, stride=2), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torchvision.models.alexnet,
+        torchvision.models.vgg11,
+        torchvision.models.resnet18,
+        torchvision.models.mobilenet_v3_small,
+        torchvision.models.densenet121,
+    ],
+)
+def test_torchvision_networks_keep_their_function_there_and_back(make):
+    model = make(num_classes=7).eval()
+    x = torch.randn(1, 3, 64, 64)
+    convs = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    rapa = convert_to_rapa(model, 4, input_size=(3, 64, 64))
+    assert not any(isinstance(m, nn.Conv2d) for m in rapa.modules())
+    assert [n for n, m in rapa.named_modules() if isinstance(m, RapaConv2d)] == convs
+    assert [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)] == convs
+    merged = merge_tiles(rapa)
+    assert [n for n, m in merged.named_modules() if isinstance(m, nn.Conv2d)] == convs
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(rapa(x), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(merged(x), expected, rtol=1e-3, atol=1e-5)
+    assert {k: v.shape for k, v in merged.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+def test_a_converted_network_trains():
+    rapa = convert_to_rapa(torchvision.models.resnet18(num_classes=3), 2, input_size=(3, 32, 32))
+    x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    optimizer = torch.optim.SGD(rapa.parameters(), lr=0.005, momentum=0.9)
+    losses = []
+    for _ in range(6):
+        loss = nn.functional.cross_entropy(rapa(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_named_layers_only_and_other_options():
+    model = small_model().eval()
+    rapa = convert_to_rapa(model, {"2": 5}, "image", tile_init="independent")
+    assert type(rapa[0]) is nn.Conv2d
+    assert (rapa[2].n_tiles, rapa[2].tiling, rapa[2].training) == (5, "image", False)
+    assert not torch.equal(rapa[2].weight[0], rapa[2].weight[1])
+    assert type(model[2]) is nn.Conv2d
+
+
+def test_inplace():
+    model = small_model()
+    assert convert_to_rapa(model, 2, inplace=True) is model
+    assert isinstance(model[0], RapaConv2d)
+    assert merge_tiles(model, inplace=True) is model
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_a_model_that_is_one_layer():
+    layer = convert_to_rapa(nn.Conv2d(1, 1, 3), 2)
+    assert isinstance(layer, RapaConv2d)
+    assert type(merge_tiles(layer)) is nn.Conv2d
+    assert type(merge_tiles(PerforatedConv2d(1, 1, 3))) is nn.Conv2d
+
+
+def test_shared_layers_stay_shared():
+    conv = nn.Conv2d(3, 3, 3)
+    model = nn.ModuleDict({"a": conv, "b": nn.Sequential(conv), "c": conv})
+    rapa = convert_to_rapa(model, 2)
+    assert isinstance(rapa["a"], RapaConv2d)
+    assert rapa["a"] is rapa["b"][0]
+    assert rapa["a"] is rapa["c"]
+
+
+def test_input_size_caps_one_number_and_checks_named_ones():
+    model = small_model()
+    assert count_patches(model, (3, 8, 8)) == {"0": 64, "2": 9}
+    assert model.training
+    rapa = convert_to_rapa(model, 16, input_size=(3, 8, 8))
+    assert [m.n_tiles for m in rapa if isinstance(m, RapaConv2d)] == [16, 9]
+    with pytest.raises(ValueError, match="n_tiles: got 16 for layer '2', which has 9 patches"):
+        convert_to_rapa(model, {"2": 16}, input_size=(3, 8, 8))
+    with pytest.raises(ValueError, match=r"input_size: the model fails on \(1, 8, 8\)"):
+        convert_to_rapa(model, 16, input_size=(1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: convert_to_rapa(nn.Linear(2, 2), 2),
+            ValueError,
+            "model: it has no torch.nn.Conv2d",
+        ),
+        (lambda: convert_to_rapa("resnet18", 2), TypeError, "model: got str"),
+        (lambda: convert_to_rapa(small_model(), 0), ValueError, "n_tiles: got 0"),
+        (lambda: convert_to_rapa(small_model(), 2.0), TypeError, r"n_tiles: got 2\.0"),
+        (lambda: convert_to_rapa(small_model(), {"1": 2}), ValueError, "called '1'.*has 0, 2"),
+        (lambda: convert_to_rapa(small_model(), {"0": -1}), ValueError, r"n_tiles\['0'\]: got -1"),
+        (lambda: convert_to_rapa(small_model(), 2, "spiral"), ValueError, "tiling: got 'spiral'"),
+        (lambda: convert_to_rapa(small_model(), 2, inplace=1), TypeError, "inplace: got 1"),
+        (lambda: merge_tiles(3), TypeError, "model: got int"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_layers_that_cannot_be_replicated_are_named():
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(ValueError, match="layer '0' is lazy"):
+        convert_to_rapa(lazy, 2)
+    normed = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(1, 1, 3)))
+    with pytest.raises(ValueError, match="layer '0' is parametrized"):
+        convert_to_rapa(normed, 2)
+
+
+def test_a_failed_conversion_in_place_changes_nothing():
+    model = small_model()
+    with pytest.raises(ValueError, match="tiling"):
+        convert_to_rapa(model, 2, "spiral", inplace=True)
+    assert type(model[0]) is nn.Conv2d

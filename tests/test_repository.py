@@ -1,0 +1,209 @@
+"""The repository's promises: versions agree, layers point one way, the README is true."""
+
+import ast
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+# A module may import from those before it, never from those behind; names on a line are peers.
+LAYERS = """
+_checks _files _image_files
+_tiled_ops data tiling
+_tiled_conv
+_patch_conv
+conv perforated
+convert models
+training
+evaluation records statistics
+accuracy figures
+__init__
+""".strip().splitlines()
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-")
+
+
+def pins(lines):
+    """Versions by package of ``name==version ; marker`` lines, those for this Python."""
+    from packaging.requirements import Requirement
+
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==", line
+            found[name_of(line)] = specifier.version
+    return found
+
+
+@pytest.fixture(scope="module")
+def lock():
+    return pins((ROOT / "requirements.lock").read_text().splitlines())
+
+
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return list(
+        itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    )
+
+
+def test_the_lock_meets_what_pyproject_declares(lock):
+    from packaging.requirements import Requirement
+
+    for line in declared():
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(lock[name_of(line)]), line
+
+
+def test_the_conda_environment_has_the_locked_versions(lock):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
+    assert pip[0] == "--constraint requirements.lock"
+    assert pip[-1] == "--editable ."
+    listed = dict(line.split("==") for line in pip[1:-1])
+    assert listed == {name: lock[name] for name in map(name_of, declared())}
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert f"python={python.removeprefix('>=')}" in environment
+
+
+def test_what_is_installed_is_what_is_locked(lock):
+    from importlib.metadata import version
+
+    for line in declared():
+        assert version(name_of(line)).partition("+")[0] == lock[name_of(line)]
+
+
+def test_files_name_one_version_and_no_host():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def imports(path):
+    """The modules of rapa_lib that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rapa_lib"):
+            rest = node.module.split(".")[1:]
+            yield from [rest[0]] if rest else [alias.name for alias in node.names]
+
+
+def test_layers_point_one_way():
+    height = {name: i for i, line in enumerate(LAYERS) for name in line.split()}
+    modules = sorted((ROOT / "rapa_lib").glob("*.py"))
+    assert {path.stem for path in modules} == set(height)
+    for path in modules:
+        for imported in imports(path):
+            assert height[imported] < height[path.stem], f"{path.stem} imports {imported}"
+
+
+def test_the_library_imports_without_the_tools_of_the_studies(run_python):
+    tools = ["papermill", "snakemake", "jupyterlab", "nbconvert", "IPython", "yaml"]
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({tools}))"
+    assert run_python(f"{blocked}; import rapa_lib; print(rapa_lib.__name__)") == "rapa_lib\n"
+
+
+def test_public_names_are_there_and_documented():
+    import rapa_lib
+
+    for name in rapa_lib.__all__:
+        assert getattr(getattr(rapa_lib, name), "__doc__", None), name
+
+
+def test_docstring_examples_run():
+    import doctest
+
+    import torch
+
+    import rapa_lib
+
+    examples = doctest.DocTestFinder().find(rapa_lib.RapaConv2d, globs=vars(rapa_lib).copy())
+    examples += doctest.DocTestFinder().find(rapa_lib.PerforatedConv2d, globs=vars(rapa_lib).copy())
+    n_examples = 0
+    for example in examples:
+        example.globs["torch"] = torch
+        result = doctest.DocTestRunner().run(example)
+        assert result.failed == 0, example.name
+        n_examples += result.attempted
+    assert n_examples >= 5
+
+
+def test_ruff_is_content():
+    ruff = Path(sys.executable).with_name("ruff")
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([ruff, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def blocks(language):
+    readme = (ROOT / "README.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path, run_python):
+    code = blocks("python")
+    assert code
+    for block in code:
+        run_python(block)
+
+
+# How the tests run a command of the README: the same line, made small through the environment.
+SMALL = {
+    "make study": {"STUDY": "smoke"},
+    "make test": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make lab": {"LAB_ARGS": "--version"},
+    "make lint": {},
+    "make study STUDY=smoke": {},
+}
+# Lines that need what a test cannot have: data, or hours.
+UNRUN = {"make study STUDY=cifar10 DATA=../shared/data/cifar10"}
+
+
+def commands():
+    return [
+        line.split("  #")[0].strip()
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.strip()
+    ]
+
+
+def test_the_readme_shows_no_command_that_is_not_tested():
+    unknown = set(commands()) - set(SMALL) - UNRUN
+    assert not unknown
+    assert {"make study", "make test"} <= set(commands())
+
+
+@pytest.mark.parametrize("command", [c for c in SMALL if c in commands()])
+def test_the_readmes_commands_run(command):
+    done = subprocess.run(
+        command, shell=True, cwd=ROOT, env=os.environ | SMALL[command], timeout=600,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(UNRUN))
+def test_the_readmes_long_commands_are_plans_that_make_knows(command):
+    done = subprocess.run(
+        f"{command} --dry-run", shell=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "workflow/run_study.py config/cifar10.yaml --data" in done.stdout
+
+
+def test_paths_in_the_readme_exist():
+    readme = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / target).exists(), target
