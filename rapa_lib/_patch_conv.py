@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_choice, check_int
+from rapa_lib._geometry import Geometry, kernels_of, matrices_of
 from rapa_lib._tiled_conv import tiled_conv2d
-from rapa_lib._tiled_ops import Geometry
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -73,7 +73,10 @@ class PatchConv2d(nn.Module):
         """Make ``weight`` and ``bias`` with the leading dimensions ``lead`` before Conv2d's."""
         channels = self.in_channels // self.groups
         shape = (*lead, self.out_channels, channels, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        weight = torch.empty(shape, device=device, dtype=dtype)
+        if lead:
+            weight = kernels_of(matrices_of(weight))
+        self.weight = nn.Parameter(weight)
         if bias:
             shape = (*lead, self.out_channels)
             self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -82,15 +85,28 @@ class PatchConv2d(nn.Module):
 
     def _draw_like_conv2d(self, n_kernels: int) -> None:
         """Draw n_kernels kernels and biases as ``Conv2d`` does; tiles beyond copy the first."""
-        weight = self.weight.view(-1, *self.weight.shape[-4:])
+        weight = self.weight if self.weight.dim() == 5 else self.weight[None]
         with torch.no_grad():
-            nn.init.kaiming_uniform_(weight[:n_kernels].flatten(0, 1), a=5**0.5)
-            weight[n_kernels:] = weight[:1]
+            drawn = torch.empty_like(weight[:n_kernels], memory_format=torch.contiguous_format)
+            nn.init.kaiming_uniform_(drawn.flatten(0, 1), a=5**0.5)
+            weight[:n_kernels] = drawn
+            weight[n_kernels:] = drawn[:1]
             if self.bias is not None:
                 bias = self.bias.view(-1, self.out_channels)
                 bound = weight[0, 0].numel() ** -0.5
                 nn.init.uniform_(bias[:n_kernels], -bound, bound)
                 bias[n_kernels:] = bias[:1]
+
+    def _apply(self, fn, recurse=True):
+        # ``model.to(memory_format=torch.channels_last)`` converts what has four dimensions and
+        # refuses five. Kernels of tiles keep their own layout: they are shown to fn as a vector.
+        def apply(tensor: Tensor) -> Tensor:
+            if tensor.dim() != 5:
+                return fn(tensor)
+            matrices = matrices_of(tensor)
+            return kernels_of(fn(matrices.flatten()).view(matrices.shape))
+
+        return super()._apply(apply, recurse)
 
     def output_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the output for an input of ``input_size`` (height, width).

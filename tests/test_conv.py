@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from reference import tiled_conv2d
 from torch import nn
 
-from rapa_lib import TILINGS, RapaConv2d, frozen_draws
+from rapa_lib import TILINGS, RapaConv2d, _compiled, _gathered, frozen_draws
 from rapa_lib import _tiled_ops as ops
+from rapa_lib._geometry import Geometry
 from rapa_lib._patch_conv import PADDING_MODES
 
 GEOMETRIES = [
@@ -52,9 +53,15 @@ def _flat(pair):
     return pair[0], *pair[1]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
+@pytest.fixture(autouse=True, params=["compiled", "gathered"])
+def path(request, monkeypatch):
+    """Every test runs on both ways to compute the products."""
     torch.manual_seed(0)
+    if request.param == "gathered":
+        monkeypatch.setenv("RAPA_KERNELS", "off")
+    elif _compiled._library() is None:
+        pytest.skip("no C++ compiler is here")
+    return request.param
 
 
 @pytest.mark.parametrize("tiling", [name for name in TILINGS if name != "none"])
@@ -92,7 +99,8 @@ def test_chunks_change_nothing(monkeypatch, chunk_bytes):
     assignment = layer.assignment(7, (9, 8))
     inputs = (x, *layer.parameters())
     before = (layer(x, assignment), gradients(layer(x, assignment), *inputs))
-    monkeypatch.setattr(ops, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(_gathered, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(_compiled, "BUFFER_BYTES", chunk_bytes)
     after = (layer(x, assignment), gradients(layer(x, assignment), *inputs))
     torch.testing.assert_close(before, after)
 
@@ -164,7 +172,7 @@ def test_only_needed_gradients_are_computed(monkeypatch):
 def test_operators_pass_torchs_own_check():
     conv = ([1, 2], [1, 0, 2, 1], [1, 1], 2)
     x, weight = torch.randn(3, 4, 6, 5), torch.randn(3, 8, 2, 3, 2)
-    y_size = ops.Geometry.of((6, 5), (3, 2), *conv[:3])
+    y_size = Geometry.of((6, 5), (3, 2), *conv[:3])
     assignment = torch.randint(-1, 3, (3, y_size.n_patches))
     y = ops.forward(x, weight, torch.randn(3, 8), assignment, *conv)
     torch.library.opcheck(ops.forward, (x, weight, None, assignment, *conv))
@@ -190,7 +198,7 @@ def test_many_chunks_of_half_precision_sum_in_single(monkeypatch):
     """Kernel gradients of many images: each chunk's share must not be rounded on its own."""
     layer = RapaConv2d(1, 1, 1, bias=False, n_tiles=2).to(torch.bfloat16)
     x = torch.ones(2000, 1, 2, 2, dtype=torch.bfloat16)
-    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(_gathered, "CHUNK_BYTES", 1)
     (gradient,) = torch.autograd.grad(layer(x).sum(), layer.weight)
     assert gradient.flatten().tolist() == [4000, 4000]  # bfloat16 alone would stop at 256
 
@@ -509,5 +517,5 @@ def gradients_on(y, x, layer):
 def test_kernel_matrices_round_trip():
     for groups, kernel in itertools.product((1, 2), ((3, 3), (1, 2))):
         weight = torch.randn(3, 8, 4 // groups, *kernel)
-        matrices = ops._kernel_matrices(weight, groups)
-        assert torch.equal(ops._kernels(matrices, 4 // groups, kernel), weight)
+        matrices = _gathered._kernel_matrices(weight, groups)
+        assert torch.equal(_gathered._kernels(matrices, kernel), weight)

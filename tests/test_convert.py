@@ -56,15 +56,15 @@ def test_torchvision_networks_keep_their_function_there_and_back(make):
 def test_a_converted_network_trains():
     rapa = convert_to_rapa(torchvision.models.resnet18(num_classes=3), 2, input_size=(3, 32, 32))
     x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
-    optimizer = torch.optim.SGD(rapa.parameters(), lr=0.005, momentum=0.9)
+    optimizer = torch.optim.Adam(rapa.parameters(), lr=1e-3)
     losses = []
-    for _ in range(6):
+    for _ in range(10):
         loss = nn.functional.cross_entropy(rapa(x), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_named_layers_only_and_other_options():

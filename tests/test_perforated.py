@@ -5,8 +5,7 @@ import torch
 from reference import patches
 from torch import nn
 
-from rapa_lib import PerforatedConv2d, frozen_draws
-from rapa_lib import _tiled_ops as ops
+from rapa_lib import PerforatedConv2d, _gathered, frozen_draws
 from rapa_lib.perforated import nearest_position
 
 
@@ -74,11 +73,14 @@ def test_equals_the_loop_over_computed_patches(geometry, n_tiles):
 def test_it_skips_the_compute(monkeypatch):
     """Patches that are gathered, forward and backward, are those that are computed."""
     gathered = []
-    real = ops.Geometry.gather
+    real = _gathered._gather
+    monkeypatch.setenv("RAPA_KERNELS", "off")
     monkeypatch.setattr(
-        ops.Geometry,
-        "gather",
-        lambda self, padded, starts: gathered.append(len(starts)) or real(self, padded, starts),
+        _gathered,
+        "_gather",
+        lambda geometry, padded, starts: (
+            gathered.append(len(starts)) or real(geometry, padded, starts)
+        ),
     )
     layer = PerforatedConv2d(3, 4, 5, padding=2, n_tiles=16)
     layer(torch.randn(10, 3, 32, 32)).sum().backward()

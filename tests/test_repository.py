@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from those before it, never from those behind; names on a line are peers.
 LAYERS = """
-_checks _files _image_files
-_tiled_ops data tiling
+_checks _files _geometry _image_files
+_compiled _gathered data tiling
+_tiled_ops
 _tiled_conv
 _patch_conv
 conv perforated

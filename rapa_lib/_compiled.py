@@ -1,0 +1,178 @@
+"""The tiled convolution's products compiled for the CPU at hand: float32 and float64, no groups.
+
+``_kernels.cpp`` is compiled when the first product is asked for (some seconds, once a machine) and
+kept in the user's cache folder. Without a C++ compiler :mod:`rapa_lib._gathered` does the work,
+which is logged once; with the variable RAPA_KERNELS set to ``off`` it does so silently.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rapa_lib._files import whole_file
+from rapa_lib._geometry import Geometry, kernels_of, matrices_of
+
+log = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("_kernels.cpp")
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_SUFFIXES = {torch.float32: "float", torch.float64: "double"}
+
+# For padded images, over all threads. Small images could do with less; more gained nothing.
+BUFFER_BYTES = 16 * 2**20
+
+
+class _Layer(ctypes.Structure):
+    """``struct Layer`` of the source."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "batch", "channels", "height", "width",
+            "padded_height", "padded_width", "top", "left",
+            "out_height", "out_width", "out_channels",
+            "kernel_height", "kernel_width", "stride_h", "stride_w", "dilation_h", "dilation_w",
+            "stride_n", "stride_c", "stride_y", "stride_x",
+            "n_tiles", "assignment_stride", "threads", "buffer_bytes",
+        )
+    ]  # fmt: skip
+
+
+def serves(tensor: Tensor, groups: int) -> bool:
+    """Whether the compiled products can take a convolution of this tensor's type and device."""
+    return (
+        groups == 1
+        and tensor.device.type == "cpu"
+        and tensor.dtype in _SUFFIXES
+        and os.environ.get("RAPA_KERNELS", "auto") != "off"
+        and _library() is not None
+    )
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    assignment: Tensor,
+    geometry: Geometry,
+    groups: int,
+) -> Tensor:
+    """See :func:`rapa_lib._tiled_ops.forward`."""
+    y = x.new_empty(len(x), *geometry.output, weight.shape[1])
+    layer = _layer(x.shape, weight.shape[1], len(weight), assignment, geometry, x.stride())
+    _call("forward", layer, x, matrices_of(weight), bias, assignment, y)
+    return y.permute(0, 3, 1, 2)
+
+
+def grad_input(
+    grad: Tensor,
+    weight: Tensor,
+    assignment: Tensor,
+    input_size: tuple[int, int],
+    geometry: Geometry,
+    groups: int,
+) -> Tensor:
+    """See :func:`rapa_lib._tiled_ops.grad_input`."""
+    size = (len(grad), weight.shape[2], *input_size)
+    grad_x = grad.new_empty(size[0], *input_size, size[1])
+    layer = _layer(size, weight.shape[1], len(weight), assignment, geometry)
+    _call("grad_input", layer, _pixels(grad), matrices_of(weight), assignment, grad_x)
+    return grad_x.permute(0, 3, 1, 2)
+
+
+def grad_weight(
+    grad: Tensor,
+    x: Tensor,
+    assignment: Tensor,
+    n_tiles: int,
+    geometry: Geometry,
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`rapa_lib._tiled_ops.grad_weight`."""
+    out_channels = grad.shape[1]
+    # Zeros: an empty batch writes nothing.
+    make = grad.new_empty if len(x) else grad.new_zeros
+    matrices = make(n_tiles, *geometry.kernel, x.shape[1], out_channels)
+    by_bias = make(n_tiles, out_channels)
+    layer = _layer(x.shape, out_channels, n_tiles, assignment, geometry, x.stride())
+    _call("grad_weight", layer, _pixels(grad), x, assignment, matrices, by_bias)
+    return kernels_of(matrices), by_bias
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Images (N, O, H, W) as contiguous (N, H, W, O), copied if they are not."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def _layer(size, out_channels, n_tiles, assignment, geometry, strides=(0, 0, 0, 0)) -> _Layer:
+    left, _, top, _ = geometry.padding
+    return _Layer(
+        *size, *geometry.size, top, left, *geometry.output, out_channels, *geometry.kernel,
+        *geometry.stride, *geometry.dilation, *strides, n_tiles, assignment.stride(0),
+        torch.get_num_threads(), BUFFER_BYTES,
+    )  # fmt: skip
+
+
+def _call(product: str, layer: _Layer, *tensors: Tensor | None) -> None:
+    """Call a compiled product; its type is that of the first tensor."""
+    function = getattr(_library(), f"rapa_{product}_{_SUFFIXES[tensors[0].dtype]}")
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    function(ctypes.byref(layer), *pointers)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """Load the compiled products, compiling them if need be; None where that is not possible."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        log.warning("no C++ compiler is here: tiled convolutions run in PyTorch alone, slower")
+        return None
+    try:
+        try:
+            return ctypes.CDLL(str(_built(compiler, _cache_folder())))
+        except OSError:  # a folder that cannot be written, or a damaged file in it
+            return ctypes.CDLL(str(_built(compiler, Path(tempfile.mkdtemp(prefix="rapa_lib-")))))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        log.warning("tiled convolutions run in PyTorch alone, slower: compiling failed: %s", reason)
+        return None
+
+
+def _built(compiler: str, folder: Path) -> Path:
+    """Compile the products into a folder, under a name that tells source, compiler and CPU."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    parts = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, _cpu())
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    path = folder / f"kernels-{digest}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
+            subprocess.run(
+                [compiler, *_FLAGS, "-o", str(part), str(_SOURCE)],
+                capture_output=True, check=True, text=True, timeout=300,
+            )  # fmt: skip
+    return path
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rapa_lib"
+
+
+def _cpu() -> bytes:
+    """What ``-march=native`` depends on: a home folder may serve several kinds of machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".encode()
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)})).encode()

@@ -1,0 +1,529 @@
+// The tiled convolution's three products on a CPU; see _tiled_ops.py for their meaning.
+//
+// A patch is never copied. Images are padded into a small channels-last buffer, in which a patch is
+// `n_stretches` stretches of `length` contiguous numbers; the products read it there. Patches of
+// one tile are taken ROWS at a time against the tile's kernel matrix (inputs × outputs), whose
+// sums stay in registers: vectors hold neighbouring outputs (in grad_input: neighbouring inputs).
+//
+// Threads own images (forward, grad_input) or kernels (grad_weight), so nothing is locked, and the
+// sums run in the same order whatever the number of threads: the same bits.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include <omp.h>
+
+extern "C" {
+
+// Everything but the tensors; _compiled.py declares the same fields.
+struct Layer {
+    int64_t batch, channels, height, width;          // of the input
+    int64_t padded_height, padded_width, top, left;  // of the padded input
+    int64_t out_height, out_width, out_channels;     // of the output
+    int64_t kernel_height, kernel_width, stride_h, stride_w, dilation_h, dilation_w;
+    int64_t stride_n, stride_c, stride_y, stride_x;  // of the input tensor, in numbers
+    int64_t n_tiles, assignment_stride, threads, buffer_bytes;
+};
+}
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, ROWS = 8;
+#elif defined(__AVX2__)
+constexpr int VECTOR_BYTES = 32, ROWS = 4;
+#else
+constexpr int VECTOR_BYTES = 16, ROWS = 4;
+#endif
+constexpr int VECTORS = 2;  // neighbouring vectors in a product
+constexpr int BLOCK = 128;  // patches of a tile that are handled at once, if there are so many
+
+template <class T>
+constexpr int LANES = VECTOR_BYTES / sizeof(T);
+template <class T>
+constexpr int COLUMNS = VECTORS * LANES<T>;
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(VECTOR_BYTES), aligned(4)));
+};
+template <>
+struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(VECTOR_BYTES), aligned(8)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+template <class T>
+inline Vector<T> load(const T* from) {
+    return *reinterpret_cast<const Vector<T>*>(from);
+}
+template <class T>
+inline void store(T* to, Vector<T> v) {
+    *reinterpret_cast<Vector<T>*>(to) = v;
+}
+inline int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Where things lie in the padded buffer of an image, in numbers.
+template <class T>
+struct Plan {
+    const Layer& layer;
+    int64_t n_patches, image_size, n_stretches, length, n_inputs, out_padded;
+    std::vector<int64_t> starts, stretches;  // of a patch in an image; of a stretch in a patch
+
+    explicit Plan(const Layer& l) : layer(l) {
+        n_patches = l.out_height * l.out_width;
+        image_size = l.padded_height * l.padded_width * l.channels;
+        const int64_t pieces = l.dilation_w == 1 ? 1 : l.kernel_width;  // of a kernel's row
+        length = l.kernel_width / pieces * l.channels;
+        n_stretches = l.kernel_height * pieces;
+        n_inputs = n_stretches * length;
+        out_padded = parts_of(l.out_channels, COLUMNS<T>) * COLUMNS<T>;
+        const int64_t row = l.padded_width * l.channels;
+        for (int64_t y = 0; y < l.out_height; y++)
+            for (int64_t x = 0; x < l.out_width; x++)
+                starts.push_back(y * l.stride_h * row + x * l.stride_w * l.channels);
+        for (int64_t i = 0; i < l.kernel_height; i++)
+            for (int64_t j = 0; j < pieces; j++)
+                stretches.push_back(i * l.dilation_h * row + j * l.dilation_w * l.channels);
+    }
+
+    // Outputs that do not fill the last vectors need a copy of the kernel matrix that does.
+    bool ragged() const { return out_padded != layer.out_channels; }
+
+    // Images that a thread handles at once: so many that a tile has BLOCK patches of them, as
+    // long as they fit its share of the buffers.
+    int64_t chunk() const {
+        const int64_t wanted = parts_of(BLOCK * layer.n_tiles, n_patches);
+        const int64_t fitting = layer.buffer_bytes / layer.threads / (image_size * sizeof(T));
+        const int64_t share = parts_of(layer.batch, layer.threads);
+        return std::max<int64_t>(1, std::min({wanted, fitting, share}));
+    }
+
+    const T* patch(const T* padded, int32_t id) const {
+        return padded + id / n_patches * image_size + starts[id % n_patches];
+    }
+};
+
+// The patches of some images, sorted by tile: those of tile t are ids[first[t]] … ids[first[t + 1] - 1].
+struct Sorted {
+    std::vector<int64_t> first;
+    std::vector<int32_t> ids;
+
+    void sort(const Layer& l, const int64_t* assignment, int64_t begin, int64_t count) {
+        const int64_t n_patches = l.out_height * l.out_width;
+        first.assign(l.n_tiles + 2, 0);
+        ids.resize(count * n_patches);
+        assignment += begin * l.assignment_stride;
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t p = 0; p < n_patches; p++)
+                first[assignment[i * l.assignment_stride + p] + 2]++;
+        first[1] = 0;  // tile -1 is no tile
+        for (int64_t t = 1; t <= l.n_tiles; t++) first[t + 1] += first[t];
+        // first[t + 1] moves from the beginning of tile t to its end, the beginning of t + 1.
+        int32_t id = 0;
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t p = 0; p < n_patches; p++, id++) {
+                const int64_t tile = assignment[i * l.assignment_stride + p];
+                if (tile >= 0) ids[first[tile + 1]++] = id;
+            }
+        first[0] = 0;
+    }
+};
+
+template <class T>
+T* padded_row(const Layer& l, T* padded, int64_t image_size, int64_t image, int64_t y) {
+    return padded + image * image_size + ((y + l.top) * l.padded_width + l.left) * l.channels;
+}
+
+template <class T>
+void pad(const Plan<T>& plan, const T* x, int64_t begin, int64_t count, T* padded) {
+    const Layer& l = plan.layer;
+    const bool channels_last = l.stride_c == 1 && l.stride_x == l.channels;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t y = 0; y < l.height; y++) {
+            const T* from = x + (begin + i) * l.stride_n + y * l.stride_y;
+            T* to = padded_row(l, padded, plan.image_size, i, y);
+            if (channels_last) {
+                std::copy_n(from, l.width * l.channels, to);
+                continue;
+            }
+            for (int64_t c = 0; c < l.channels; c++)
+                for (int64_t w = 0; w < l.width; w++)
+                    to[w * l.channels + c] = from[w * l.stride_x + c * l.stride_c];
+        }
+}
+
+template <class T>
+void unpad(const Plan<T>& plan, T* padded, int64_t begin, int64_t count, T* images) {
+    const Layer& l = plan.layer;
+    const int64_t row = l.width * l.channels;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t y = 0; y < l.height; y++)
+            std::copy_n(padded_row(l, padded, plan.image_size, i, y), row,
+                        images + ((begin + i) * l.height + y) * row);
+}
+
+// A kernel matrix with its rows filled up with zeros.
+template <class T>
+void fill_rows(const Plan<T>& plan, const T* matrix, T* filled) {
+    const int64_t outputs = plan.layer.out_channels;
+    for (int64_t k = 0; k < plan.n_inputs; k++)
+        std::fill(std::copy_n(matrix + k * outputs, outputs, filled + k * plan.out_padded),
+                  filled + (k + 1) * plan.out_padded, T(0));
+}
+
+// A kernel matrix transposed, in pieces: [stretch][piece of COLUMNS inputs][output][COLUMNS].
+template <class T>
+void transpose(const Plan<T>& plan, const T* matrix, T* pieces) {
+    const int64_t outputs = plan.layer.out_channels, length = plan.length;
+    for (int64_t s = 0; s < plan.n_stretches; s++)
+        for (int64_t begin = 0; begin < length; begin += COLUMNS<T>) {
+            const int64_t width = std::min<int64_t>(COLUMNS<T>, length - begin);
+            const T* from = matrix + (s * length + begin) * outputs;
+            for (int64_t o = 0; o < outputs; o++, pieces += COLUMNS<T>) {
+                for (int64_t j = 0; j < width; j++) pieces[j] = from[j * outputs + o];
+                for (int64_t j = width; j < COLUMNS<T>; j++) pieces[j] = 0;
+            }
+        }
+}
+
+// out[i] = start + Σ_k patch_i[k] · matrix[k], for N patches and `columns` outputs.
+template <int N, class T>
+void product(const Plan<T>& plan, const T* const* patches, const T* matrix, const T* start,
+             T* const* out, int64_t columns) {
+    Vector<T> sum[N][VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++)
+            sum[i][v] = start ? load(start + v * LANES<T>) : Vector<T>{};
+    const T* from[N];
+    for (int64_t s = 0; s < plan.n_stretches; s++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++) from[i] = patches[i] + plan.stretches[s];
+        for (int64_t k = 0; k < plan.length; k++, matrix += plan.out_padded) {
+            Vector<T> row[VECTORS];
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) row[v] = load(matrix + v * LANES<T>);
+#pragma GCC unroll 8
+            for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+                for (int v = 0; v < VECTORS; v++) sum[i][v] += from[i][k] * row[v];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) {
+        if (columns == COLUMNS<T>) {
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) store(out[i] + v * LANES<T>, sum[i][v]);
+        } else {
+            std::memcpy(out[i], sum[i], columns * sizeof(T));
+        }
+    }
+}
+
+// patch_i[j] += Σ_o grad_i[o] · piece[o][j], for N patches and V vectors of inputs j.
+template <int N, int V, class T>
+void back_product(int64_t outputs, const T* const* grads, const T* piece, T* const* patches) {
+    Vector<T> sum[N][V] = {};
+    for (int64_t o = 0; o < outputs; o++, piece += COLUMNS<T>) {
+        Vector<T> row[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) row[v] = load(piece + v * LANES<T>);
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+            for (int v = 0; v < V; v++) sum[i][v] += grads[i][o] * row[v];
+    }
+    // Patches overlap, so one after the other. Past the end of a stretch this adds zeros.
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) {
+            T* to = patches[i] + v * LANES<T>;
+            store(to, load(to) + sum[i][v]);
+        }
+}
+
+// sums[k] += Σ_p patch_p[offset + k] · grad_p, for N neighbouring inputs k and COLUMNS outputs.
+template <int N, class T>
+void outer_products(int64_t n_patches, const T* const* patches, int64_t offset, const T* grads,
+                    T* sums, int64_t stride) {
+    Vector<T> sum[N][VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) sum[i][v] = load(sums + i * stride + v * LANES<T>);
+    for (int64_t p = 0; p < n_patches; p++, grads += stride) {
+        const T* patch = patches[p] + offset;
+        Vector<T> grad[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) grad[v] = load(grads + v * LANES<T>);
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sum[i][v] += patch[i] * grad[v];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) store(sums + i * stride + v * LANES<T>, sum[i][v]);
+}
+
+// Call f.operator()<n>() for a run-time n of 1 … ROWS.
+template <int N = ROWS, class F>
+void with_rows(int64_t n, F&& f) {
+    if constexpr (N > 0) {
+        if (n == N)
+            f.template operator()<N>();
+        else
+            with_rows<N - 1>(n, f);
+    }
+}
+
+// Each tile's kernel matrix in the form that a product wants. Where several chunks of images will
+// ask for it, it is made once for all; else by the thread that asks, into its own buffer.
+template <class T>
+class Prepared {
+public:
+    using Prepare = void (*)(const Plan<T>&, const T*, T*);
+
+    Prepared(const Plan<T>& plan, const T* matrices, int64_t n_chunks, int64_t size, Prepare prepare)
+        : plan(plan), matrices(matrices), size(size), prepare(prepare) {
+        if (!prepare || n_chunks <= plan.layer.threads) return;
+        all.resize(plan.layer.n_tiles * size);
+#pragma omp parallel for num_threads(plan.layer.threads)
+        for (int64_t t = 0; t < plan.layer.n_tiles; t++) prepare(plan, raw(t), all.data() + t * size);
+    }
+
+    const T* operator()(int64_t tile, std::vector<T>& buffer) const {
+        if (!prepare) return raw(tile);
+        if (!all.empty()) return all.data() + tile * size;
+        buffer.resize(size);
+        prepare(plan, raw(tile), buffer.data());
+        return buffer.data();
+    }
+
+private:
+    const T* raw(int64_t tile) const {
+        return matrices + tile * plan.n_inputs * plan.layer.out_channels;
+    }
+    const Plan<T>& plan;
+    const T* matrices;
+    int64_t size;
+    Prepare prepare;
+    std::vector<T> all;
+};
+
+template <class T>
+void forward(const Layer& l, const T* x, const T* matrices, const T* bias,
+             const int64_t* assignment, T* y) {
+    const Plan<T> plan(l);
+    const int64_t chunk = plan.chunk(), n_chunks = parts_of(l.batch, chunk);
+    const Prepared<T> matrix_of(plan, matrices, n_chunks, plan.n_inputs * plan.out_padded,
+                                plan.ragged() ? fill_rows<T> : nullptr);
+#pragma omp parallel num_threads(l.threads)
+    {
+        std::vector<T> padded(chunk * plan.image_size), buffer, start(plan.out_padded);
+        Sorted sorted;
+#pragma omp for schedule(dynamic)
+        for (int64_t c = 0; c < n_chunks; c++) {
+            const int64_t begin = c * chunk, count = std::min(chunk, l.batch - begin);
+            T* out = y + begin * plan.n_patches * l.out_channels;
+            pad(plan, x, begin, count, padded.data());
+            sorted.sort(l, assignment, begin, count);
+            if (sorted.first[l.n_tiles] < count * plan.n_patches)
+                std::fill_n(out, count * plan.n_patches * l.out_channels, T(0));
+            for (int64_t t = 0; t < l.n_tiles; t++) {
+                const int64_t end = sorted.first[t + 1];
+                if (sorted.first[t] == end) continue;
+                const T* matrix = matrix_of(t, buffer);
+                if (bias) std::copy_n(bias + t * l.out_channels, l.out_channels, start.begin());
+                for (int64_t i = sorted.first[t]; i < end; i += ROWS) {
+                    const int64_t rows = std::min<int64_t>(ROWS, end - i);
+                    const T* patches[ROWS];
+                    T* to[ROWS];
+                    for (int64_t r = 0; r < rows; r++) {
+                        patches[r] = plan.patch(padded.data(), sorted.ids[i + r]);
+                        to[r] = out + sorted.ids[i + r] * l.out_channels;
+                    }
+                    for (int64_t o = 0; o < l.out_channels; o += COLUMNS<T>) {
+                        with_rows(rows, [&]<int N>() {
+                            product<N>(plan, patches, matrix + o, bias ? start.data() + o : nullptr,
+                                       to, std::min<int64_t>(COLUMNS<T>, l.out_channels - o));
+                        });
+                        for (int64_t r = 0; r < rows; r++) to[r] += COLUMNS<T>;
+                    }
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void grad_input(const Layer& l, const T* grad, const T* matrices, const int64_t* assignment,
+                T* grad_x) {
+    const Plan<T> plan(l);
+    const int64_t chunk = plan.chunk(), n_chunks = parts_of(l.batch, chunk);
+    const int64_t piece_size = l.out_channels * COLUMNS<T>;
+    const int64_t n_pieces = plan.n_stretches * parts_of(plan.length, COLUMNS<T>);
+    const Prepared<T> pieces_of(plan, matrices, n_chunks, n_pieces * piece_size, transpose<T>);
+#pragma omp parallel num_threads(l.threads)
+    {
+        std::vector<T> padded(chunk * plan.image_size + COLUMNS<T>), buffer;
+        Sorted sorted;
+#pragma omp for schedule(dynamic)
+        for (int64_t c = 0; c < n_chunks; c++) {
+            const int64_t begin = c * chunk, count = std::min(chunk, l.batch - begin);
+            const T* out = grad + begin * plan.n_patches * l.out_channels;
+            std::fill(padded.begin(), padded.end(), T(0));
+            sorted.sort(l, assignment, begin, count);
+            for (int64_t t = 0; t < l.n_tiles; t++) {
+                const int64_t end = sorted.first[t + 1];
+                if (sorted.first[t] == end) continue;
+                const T* pieces = pieces_of(t, buffer);
+                for (int64_t i = sorted.first[t]; i < end; i += ROWS) {
+                    const int64_t rows = std::min<int64_t>(ROWS, end - i);
+                    const T* grads[ROWS];
+                    T* patches[ROWS];
+                    for (int64_t r = 0; r < rows; r++) {
+                        grads[r] = out + sorted.ids[i + r] * l.out_channels;
+                        patches[r] = const_cast<T*>(plan.patch(padded.data(), sorted.ids[i + r]));
+                    }
+                    const T* piece = pieces;
+                    for (int64_t s = 0; s < plan.n_stretches; s++)
+                        for (int64_t j = 0; j < plan.length; j += COLUMNS<T>, piece += piece_size) {
+                            T* to[ROWS];
+                            for (int64_t r = 0; r < rows; r++)
+                                to[r] = patches[r] + plan.stretches[s] + j;
+                            with_rows(rows, [&]<int N>() {
+                                if (plan.length - j > LANES<T>)
+                                    back_product<N, 2>(l.out_channels, grads, piece, to);
+                                else
+                                    back_product<N, 1>(l.out_channels, grads, piece, to);
+                            });
+                        }
+                }
+            }
+            unpad(plan, padded.data(), begin, count, grad_x);
+        }
+    }
+}
+
+// Add the products of one tile's patches to stretches s0 … s1 - 1 of its sums (inputs × out_padded).
+template <class T>
+class TileGradient {
+public:
+    explicit TileGradient(const Plan<T>& plan)
+        : plan(plan), grads(BLOCK * plan.out_padded), patches(BLOCK) {}
+
+    void add(const T* padded, const T* out, const Sorted& sorted, int64_t tile, int64_t s0,
+             int64_t s1, T* sums, T* sum_bias) {
+        const int64_t outputs = plan.layer.out_channels, end = sorted.first[tile + 1];
+        // Rows of nearly equal number: 15 are 8 and 7, not 8 and many small ones.
+        const int64_t steps = parts_of(plan.length, ROWS);
+        for (int64_t i = sorted.first[tile]; i < end; i += BLOCK) {
+            const int64_t n = std::min<int64_t>(BLOCK, end - i);
+            for (int64_t p = 0; p < n; p++) {
+                patches[p] = plan.patch(padded, sorted.ids[i + p]);
+                std::copy_n(out + sorted.ids[i + p] * outputs, outputs,
+                            grads.data() + p * plan.out_padded);
+            }
+            if (sum_bias)
+                for (int64_t p = 0; p < n; p++)
+                    for (int64_t o = 0; o < outputs; o++)
+                        sum_bias[o] += grads[p * plan.out_padded + o];
+            for (int64_t o = 0; o < plan.out_padded; o += COLUMNS<T>)
+                for (int64_t s = s0; s < s1; s++)
+                    for (int64_t step = 0; step < steps; step++) {
+                        const int64_t k = step * plan.length / steps;
+                        const int64_t rows = (step + 1) * plan.length / steps - k;
+                        T* to = sums + ((s - s0) * plan.length + k) * plan.out_padded + o;
+                        with_rows(rows, [&]<int N>() {
+                            outer_products<N>(n, patches.data(), plan.stretches[s] + k,
+                                              grads.data() + o, to, plan.out_padded);
+                        });
+                    }
+        }
+    }
+
+private:
+    const Plan<T>& plan;
+    std::vector<T> grads;
+    std::vector<const T*> patches;
+};
+
+template <class T>
+void grad_weight(const Layer& l, const T* grad, const T* x, const int64_t* assignment,
+                 T* grad_matrices, T* grad_bias) {
+    const Plan<T> plan(l);
+    const int64_t fitting = l.buffer_bytes / (plan.image_size * sizeof(T));
+    const int64_t chunk = std::max<int64_t>(1, std::min(l.batch, fitting));
+    // Few tiles are cut by stretches, so that every thread has some to do.
+    const int64_t parts = std::min(plan.n_stretches, parts_of(4 * l.threads, l.n_tiles));
+    std::vector<T> padded(chunk * plan.image_size);
+    Sorted sorted;
+#pragma omp parallel num_threads(l.threads)
+    {
+        TileGradient<T> gradient(plan);
+        std::vector<T> filled;
+        for (int64_t begin = 0; begin < l.batch; begin += chunk) {
+            const int64_t count = std::min(chunk, l.batch - begin);
+            const T* out = grad + begin * plan.n_patches * l.out_channels;
+#pragma omp for nowait
+            for (int64_t i = 0; i < count; i++)
+                pad(plan, x, begin + i, 1, padded.data() + i * plan.image_size);
+#pragma omp single
+            sorted.sort(l, assignment, begin, count);
+#pragma omp for schedule(dynamic) collapse(2)
+            for (int64_t t = 0; t < l.n_tiles; t++)
+                for (int64_t part = 0; part < parts; part++) {
+                    const int64_t s0 = part * plan.n_stretches / parts;
+                    const int64_t s1 = (part + 1) * plan.n_stretches / parts;
+                    const int64_t n = (s1 - s0) * plan.length, outputs = l.out_channels;
+                    T* matrix = grad_matrices + (t * plan.n_inputs + s0 * plan.length) * outputs;
+                    T* bias = part ? nullptr : grad_bias + t * outputs;
+                    if (begin == 0) {
+                        std::fill_n(matrix, n * outputs, T(0));
+                        if (bias) std::fill_n(bias, outputs, T(0));
+                    }
+                    T* sums = matrix;
+                    if (plan.ragged()) {
+                        filled.assign(n * plan.out_padded, T(0));
+                        sums = filled.data();
+                    }
+                    gradient.add(padded.data(), out, sorted, t, s0, s1, sums, bias);
+                    if (plan.ragged())
+                        for (int64_t k = 0; k < n; k++)
+                            for (int64_t o = 0; o < outputs; o++)
+                                matrix[k * outputs + o] += sums[k * plan.out_padded + o];
+                }
+        }
+    }
+}
+
+}  // namespace
+
+#define RAPA_EXPORT(T)                                                                         \
+    void rapa_forward_##T(const Layer* l, const T* x, const T* matrices, const T* bias,        \
+                          const int64_t* assignment, T* y) {                                   \
+        forward<T>(*l, x, matrices, bias, assignment, y);                                      \
+    }                                                                                          \
+    void rapa_grad_input_##T(const Layer* l, const T* grad, const T* matrices,                 \
+                             const int64_t* assignment, T* grad_x) {                           \
+        grad_input<T>(*l, grad, matrices, assignment, grad_x);                                 \
+    }                                                                                          \
+    void rapa_grad_weight_##T(const Layer* l, const T* grad, const T* x,                       \
+                              const int64_t* assignment, T* grad_matrices, T* grad_bias) {     \
+        grad_weight<T>(*l, grad, x, assignment, grad_matrices, grad_bias);                     \
+    }
+
+extern "C" {
+RAPA_EXPORT(float)
+RAPA_EXPORT(double)
+}
