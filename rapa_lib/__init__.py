@@ -3,6 +3,8 @@
 Source of the method: M. J. Rasch, T. Gokmen, M. Rigotti, W. Haensch, "RAPA-ConvNets: Modified
 Convolutional Networks for Accelerated Training on Architectures With Analog Arrays", Frontiers in
 Neuroscience 13:753 (2019), doi 10.3389/fnins.2019.00753.
+
+Figures are in :mod:`rapa_lib.figures`, which is imported apart.
 """
 
 from rapa_lib._patch_conv import frozen_draws
@@ -11,13 +13,6 @@ from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
 from rapa_lib.data import DATASETS, Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
-from rapa_lib.figures import (
-    accuracy_figure,
-    accuracy_summary,
-    assignment_figure,
-    curves_figure,
-    save_figure,
-)
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
 from rapa_lib.perforated import PerforatedConv2d
 from rapa_lib.records import collect
@@ -39,14 +34,10 @@ __all__ = [
     "TestErrors",
     "TrainConfig",
     "Training",
-    "accuracy_figure",
-    "accuracy_summary",
-    "assignment_figure",
     "collect",
     "convert_to_rapa",
     "count_parameters",
     "count_patches",
-    "curves_figure",
     "draw_assignment",
     "evaluate",
     "frozen_draws",
@@ -56,7 +47,6 @@ __all__ = [
     "merge_tiles",
     "reestimate_normalisation",
     "register_tiling",
-    "save_figure",
     "save_run",
     "train",
 ]

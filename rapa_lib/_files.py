@@ -1,6 +1,7 @@
 """Files that are whole or absent: written beside their place, then renamed into it."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,9 @@ def writable_folder(name: str, path: str | Path) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / "writable") as probe:
-            probe.touch()
-        (folder / "writable").unlink()
+        # A name of its own: a probe must neither replace a file nor meet another run's probe.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".part-") as probe:
+            os.fsync(probe.fileno())
     except OSError as error:
         raise ValueError(f"{name}: cannot write to {folder}: {error}") from error
     return folder

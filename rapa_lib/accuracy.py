@@ -11,7 +11,7 @@ from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
 from rapa_lib.data import Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate
-from rapa_lib.models import RapaConvNet, count_parameters
+from rapa_lib.models import RapaConvNet, check_shape, count_parameters
 from rapa_lib.records import provenance, write_json
 from rapa_lib.training import (
     InputScaling,
@@ -80,12 +80,24 @@ class AccuracyRun:
     _device: torch.device = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.training_config()
-        check_int("draws", self.draws, low=1)
-        check_int("threads", self.threads, low=0)
+        plain = asdict(self.training_config())
+        plain["draws"] = check_int("draws", self.draws, low=1)
+        plain["threads"] = check_int("threads", self.threads, low=0)
         for name in ("n_train", "n_test", "image_size"):
             if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), low=1)
+                plain[name] = check_int(name, getattr(self, name), low=1)
+        for name in ("dataset", "data_root"):
+            value = getattr(self, name)
+            if not isinstance(value, str | Path) and (name == "dataset" or value is not None):
+                raise TypeError(f"{name}: got {value!r}, expected a name or a path")
+            plain[name] = None if value is None else str(value)
+        plain["channels"], plain["kernel_sizes"], plain["n_tiles"] = check_shape(
+            self.tiling, self.n_tiles, self.tile_init, self.channels, self.kernel_sizes,
+            self.pooling, self.activation, self.normalisation,
+        )  # fmt: skip
+        # Python's own numbers: numpy's would make the record and the network file unreadable.
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "_device", choose_device(self.device))
 
     def training_config(self) -> TrainConfig:
@@ -135,15 +147,19 @@ class AccuracyRun:
         self, network: RapaConvNet, data: Dataset, *, resume: Path | None = None, progress=True
     ) -> Training:
         """Train the network; a ``resume`` file makes the training survive interruptions."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        self._use_threads()
         return train(network, data, self.training_config(), checkpoint=resume, progress=progress)
 
     def evaluate(self, network: RapaConvNet, data: Dataset, scaling: InputScaling) -> TestErrors:
         """Measure the test errors, draws seeded by the run's seed."""
+        self._use_threads()
         with seeded(self.seed, _EVALUATION):
             seed = int(torch.randint(2**31, ()))
         return evaluate(network, data, scaling, draws=self.draws, seed=seed)
+
+    def _use_threads(self) -> None:
+        if self.threads:
+            torch.set_num_threads(self.threads)
 
     def record(
         self, network: RapaConvNet, data: Dataset, training: Training, errors: TestErrors
@@ -229,19 +245,23 @@ def load_network(
         raise ValueError(f"path: {path} is no undamaged network checkpoint")
     run = AccuracyRun(**saved["parameters"] | {"device": device})
     data = saved["data"]
-    network = RapaConvNet(
-        data["in_channels"],
-        data["n_classes"],
-        tuple(data["image_size"]),
-        **{
-            name: saved["parameters"][name]
-            for name in (
-                "tiling", "n_tiles", "tile_init", "channels", "kernel_sizes", "pooling",
-                "activation", "normalisation",
-            )
-        },
-    )  # fmt: skip
-    network.load_state_dict(saved["state"])
+    with seeded(run.seed):  # loading draws nothing from the caller's generator
+        network = RapaConvNet(
+            data["in_channels"],
+            data["n_classes"],
+            tuple(data["image_size"]),
+            **{
+                name: saved["parameters"][name]
+                for name in (
+                    "tiling", "n_tiles", "tile_init", "channels", "kernel_sizes", "pooling",
+                    "activation", "normalisation",
+                )
+            },
+        )  # fmt: skip
+    try:
+        network.load_state_dict(saved["state"])
+    except RuntimeError as error:
+        raise ValueError(f"path: {path} does not fit its own network: {error}") from error
     scaling = InputScaling(*(tuple(saved["scaling"][name]) for name in InputScaling._fields))
     return network.to(choose_device(device)).eval(), scaling, run
 

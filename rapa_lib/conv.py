@@ -79,7 +79,7 @@ class RapaConv2d(PatchConv2d):
         self._register((n_tiles,), bias, device, dtype)
         self.reset_parameters()
         # Names the one draw of a tiling that is drawn once; part of the state dict.
-        self.assignment_seed = int(torch.randint(2**31, ()))
+        self.assignment_seed = int(torch.randint(2**31, (), device="cpu"))
 
     def reset_parameters(self) -> None:
         """Draw kernels and biases anew, each tile as ``Conv2d`` would, following ``tile_init``."""

@@ -120,14 +120,16 @@ def reestimate_normalisation(
     modes = {layer: layer.training for layer in model.modules()}
     momenta = [layer.momentum for layer in layers]
     model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over passes
-        layer.train()
-    # Parts of nearly equal size, so that none weighs more than its images.
-    for part in images.tensor_split(max(1, len(images) // batch_size)):
-        model(scaling(part))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    for layer, mode in modes.items():
-        layer.training = mode
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean over passes
+            layer.train()
+        # Parts of nearly equal size, so that none weighs more than its images.
+        for part in images.tensor_split(max(1, len(images) // batch_size)):
+            model(scaling(part))
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for layer, mode in modes.items():
+            layer.training = mode

@@ -1,11 +1,13 @@
 """Figures and summary tables, each drawn from the records given to it and nothing else."""
 
+import json
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -31,20 +33,28 @@ STYLE = {
 }
 
 
+class _TilesInTurn(Normalize):
+    """Tile t gets colour t mod 20."""
+
+    def __call__(self, value, clip=None):
+        return super().__call__(np.ma.where(value < 0, value, value % 20) + 0.5, clip)
+
+
 def accuracy_figure(table: pd.DataFrame) -> Figure:
     """Test error by tiling: every run as a dot, means with 95 % t-intervals over seeds.
 
     Args:
         table: rows of ``accuracy.csv``.
     """
+    table = table.assign(label=configuration_labels(table))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 3.6))
         axes = figure.subplots()
-        order = tiling_order(table["tiling"])
-        long = table.melt(id_vars=["tiling", "seed"], value_vars=list(MEASURES), var_name="measure")
+        order = _label_order(table)
+        long = table.melt(id_vars=["label", "seed"], value_vars=list(MEASURES), var_name="measure")
         long["measure"] = long["measure"].map(MEASURES)
         common = {
-            "data": long, "x": "tiling", "y": "value", "hue": "measure", "order": order,
+            "data": long, "x": "label", "y": "value", "hue": "measure", "order": order,
             "hue_order": list(MEASURES.values()), "palette": "colorblind", "ax": axes,
         }  # fmt: skip
         sns.stripplot(**common, dodge=True, jitter=False, size=4, alpha=0.5, legend=False)
@@ -69,6 +79,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     Args:
         curves: rows with dataset, tiling, seed, epoch, train_loss, test_error.
     """
+    if "label" not in curves:
+        curves = curves.assign(label=configuration_labels(curves))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 3.2))
         left, right = figure.subplots(1, 2)
@@ -78,9 +90,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
             (right, "test_error", "test error (%)"),
         ):
             sns.lineplot(
-                curves, x="epoch", y=column, hue="tiling", style="tiling",
-                hue_order=tiling_order(curves["tiling"]),
-                style_order=tiling_order(curves["tiling"]),
+                curves, x="epoch", y=column, hue="label", style="label",
+                hue_order=_label_order(curves), style_order=_label_order(curves),
                 errorbar=_t_interval if many else None, palette="colorblind", ax=axes,
                 legend=axes is right,
             )  # fmt: skip
@@ -111,9 +122,10 @@ def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (title, tiles) in zip(panels, assignments.items(), strict=False):
             plane = tiles.view(height, width).numpy()
+            # Twenty colours, taken in turn: neighbours in number never share one.
             axes.imshow(
                 np.ma.masked_less(plane, 0), cmap="tab20", interpolation="nearest",
-                vmin=0, vmax=max(19, plane.max()),
+                norm=_TilesInTurn(0, 20),
             )  # fmt: skip
             axes.set_title(title)
         for axes in panels:
@@ -130,10 +142,15 @@ def accuracy_summary(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Strings ready to print; an interval is missing where there is one seed.
     """
-    keys = ["dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs"]
+    table = table.assign(label=configuration_labels(table))
+    keys = ["dataset", "n_tiles", "tile_init", "pooling", "epochs"]
     rows = []
-    for values, runs in table.groupby(keys, sort=False):
-        row = dict(zip(keys, values, strict=True)) | {"seeds": len(runs)}
+    for label in _label_order(table):
+        runs = table[table["label"] == label]
+        tiling, *others = label.split("\n")
+        others = [other for other in others if other.split()[0] not in keys]
+        row = {"tiling": ", ".join([tiling, *others])}
+        row |= {key: runs[key].iloc[0] for key in keys} | {"seeds": len(runs)}
         row["test error (%)"] = _with_interval(runs["test_error"])
         row["vote (%)"] = _with_interval(runs["test_error_vote"])
         row["mean softmax (%)"] = _with_interval(runs["test_error_softmax"])
@@ -141,8 +158,29 @@ def accuracy_summary(table: pd.DataFrame) -> pd.DataFrame:
         row["parameters"] = f"{int(runs['n_parameters'].iloc[0]):,}"
         row["seconds an epoch"] = f"{(runs['train_seconds'] / runs['epochs']).mean():.1f}"
         rows.append(row)
-    order = {name: i for i, name in enumerate(tiling_order(table["tiling"]))}
-    return pd.DataFrame(sorted(rows, key=lambda row: order[row["tiling"]]))
+    return pd.DataFrame(rows)
+
+
+def configuration_labels(table: pd.DataFrame) -> pd.Series:
+    """Name every row's configuration: its tiling, and what else varies among the tiling's rows.
+
+    An interval "over seeds" is one over the rows of a label: nothing but the seed may vary there.
+
+    Args:
+        table: rows with ``tiling``. Of the others, those columns count that name a configuration,
+            and every parameter in ``config`` (JSON) if there is one.
+    """
+    settings = table.reindex(columns=["dataset", "n_tiles", "tile_init", "pooling", "epochs"])
+    if "config" in table:
+        config = pd.DataFrame(list(map(json.loads, table["config"])), index=table.index)
+        told = {"seed", "tiling", *settings}  # what has a column of its own
+        settings = settings.join(config[[name for name in config if name not in told]])
+    settings = settings.astype(str)
+    labels = table["tiling"].copy()
+    for name in settings:
+        varies = settings.groupby(table["tiling"])[name].transform("nunique") > 1
+        labels[varies] += "\n" + name + " " + settings.loc[varies, name]
+    return labels
 
 
 def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
@@ -160,6 +198,16 @@ def tiling_order(tilings: pd.Series) -> list[str]:
     present = set(tilings)
     known = [name for name in (*TILINGS, *CONTROLS) if name in present]
     return known + sorted(present - set(known))
+
+
+def _label_order(table: pd.DataFrame) -> list[str]:
+    """The labels that occur, by tiling."""
+    labels = table[["tiling", "label"]].drop_duplicates()
+    return [
+        label
+        for tiling in tiling_order(table["tiling"])
+        for label in sorted(labels.loc[labels["tiling"] == tiling, "label"])
+    ]
 
 
 def _with_interval(values: pd.Series) -> str:

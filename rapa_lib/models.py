@@ -101,22 +101,15 @@ class RapaConvNet(nn.Module):
         super().__init__()
         check_int("in_channels", in_channels, low=1)
         check_int("n_classes", n_classes, low=2)
-        check_choice("tiling", tiling, (*TILINGS, *CONTROLS))
-        check_choice("tile_init", tile_init, TILE_INITS)
-        check_choice("pooling", pooling, POOLINGS)
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("normalisation", normalisation, NORMALISATIONS)
-        channels = _ints("channels", channels)
-        kernel_sizes = _ints("kernel_sizes", kernel_sizes, len(channels))
-        n_tiles = _ints("n_tiles", n_tiles, len(channels))
-        if any(k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(f"kernel_sizes: got {kernel_sizes}, allowed: odd sizes")
+        channels, kernel_sizes, n_tiles = check_shape(
+            tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation
+        )
         sizes = [image_size] * 2 if isinstance(image_size, int) else image_size
         sizes = [_ints("image_size", sizes, 2)]
         for _ in channels:
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
         for i, (count, (height, width)) in enumerate(zip(n_tiles, sizes[:-1], strict=True)):
-            if count > height * width:
+            if count > height * width and tiling != "none":
                 raise ValueError(
                     f"n_tiles: got {count} for convolution {i + 1}, allowed: 1 to "
                     f"{height * width}, its patches ({height} × {width})"
@@ -145,6 +138,23 @@ class RapaConvNet(nn.Module):
         # Channels-last: a patch's row is one stretch of memory, for Conv2d and for tiles alike.
         x = self.features(x.contiguous(memory_format=torch.channels_last))
         return self.classifier(x.flatten(1))
+
+
+def check_shape(
+    tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Check what can be known wrong without data; return channels, kernel sizes and tiles."""
+    check_choice("tiling", tiling, (*TILINGS, *CONTROLS))
+    check_choice("tile_init", tile_init, TILE_INITS)
+    check_choice("pooling", pooling, POOLINGS)
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("normalisation", normalisation, NORMALISATIONS)
+    channels = _ints("channels", channels)
+    kernel_sizes = _ints("kernel_sizes", kernel_sizes, len(channels))
+    n_tiles = _ints("n_tiles", n_tiles, len(channels))
+    if any(k % 2 == 0 for k in kernel_sizes):
+        raise ValueError(f"kernel_sizes: got {kernel_sizes}, allowed: odd sizes")
+    return channels, kernel_sizes, n_tiles
 
 
 def count_parameters(model: nn.Module) -> int:

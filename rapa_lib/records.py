@@ -31,7 +31,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of the code that runs, with ``-dirty`` if tracked files differ from it.
+    """The commit of the code that runs, with ``-dirty`` if files differ from it.
 
     Results do not count as code. ``unknown`` outside a checkout.
     """
@@ -45,8 +45,10 @@ def git_commit() -> str:
         return done.stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"  # installed somewhere inside another project's checkout
         commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
+        changed = git("status", "--porcelain", "--", *code)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{commit}-dirty" if changed else commit
@@ -76,7 +78,7 @@ def collect(records: Iterable[str | Path], sort_by: Iterable[str]) -> pd.DataFra
     """Read records into a table, one row each.
 
     Args:
-        records: JSON files; nested values become JSON text.
+        records: JSON files; nested values become JSON text, the folder's name is column ``run``.
         sort_by: columns that order the rows.
 
     Raises:
@@ -86,8 +88,11 @@ def collect(records: Iterable[str | Path], sort_by: Iterable[str]) -> pd.DataFra
     for path in map(Path, records):
         try:
             row = json.loads(path.read_text())
+            if not isinstance(row, dict):
+                raise ValueError(f"expected an object, got {type(row).__name__}")
         except (OSError, ValueError) as error:
             raise ValueError(f"record: cannot read {path}: {error}") from error
+        row["run"] = path.parent.name
         if rows and set(row) != set(rows[0]):
             raise ValueError(
                 f"record: {path} differs from the others in {sorted(set(row) ^ set(rows[0]))}"

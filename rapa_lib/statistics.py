@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+
+from rapa_lib._checks import check_real
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -18,11 +19,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         (mean, low, high); low and high are NaN for a single run, which has no interval.
 
     Raises:
-        ValueError: if there is no value.
+        ValueError: if there is no value, or confidence is outside (0, 1).
     """
+    if check_real("confidence", confidence, low=0, high=1, open_low=True) == 1:
+        raise ValueError("confidence: got 1, allowed: above 0 and below 1")
     values = np.asarray(values, dtype=float)
     if values.size == 0:
         raise ValueError("values: got none, expected one number a run")
+    from scipy import stats  # takes a second to import
+
     mean = float(values.mean())
     if values.size == 1:
         return mean, math.nan, math.nan

@@ -1,8 +1,8 @@
 """Training: plain SGD, seeded to the last bit, resumable after any epoch."""
 
+import copy
 import logging
 import math
-import pickle
 import time
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rapa_lib._checks import check_bool, check_int, check_real
-from rapa_lib._files import whole_file
+from rapa_lib._files import whole_file, writable_folder
 from rapa_lib._patch_conv import mix_seeds
 from rapa_lib.conv import RapaConv2d
 from rapa_lib.data import Dataset
@@ -59,15 +59,20 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_int("epochs", self.epochs, low=1)
-        check_int("batch_size", self.batch_size, low=2)
-        check_real("learning_rate", self.learning_rate, low=0, open_low=True)
-        check_real("momentum", self.momentum, low=0, high=1)
-        check_real("weight_decay", self.weight_decay, low=0)
-        check_real("tile_lr_power", self.tile_lr_power, low=0)
-        check_bool("mirror", self.mirror)
-        check_int("max_shift", self.max_shift, low=0)
-        check_int("seed", self.seed, low=0)
+        plain = {
+            "epochs": check_int("epochs", self.epochs, low=1),
+            "batch_size": check_int("batch_size", self.batch_size, low=2),
+            "learning_rate": check_real("learning_rate", self.learning_rate, low=0, open_low=True),
+            "momentum": check_real("momentum", self.momentum, low=0, high=1),
+            "weight_decay": check_real("weight_decay", self.weight_decay, low=0),
+            "tile_lr_power": check_real("tile_lr_power", self.tile_lr_power, low=0),
+            "mirror": check_bool("mirror", self.mirror),
+            "max_shift": check_int("max_shift", self.max_shift, low=0),
+            "seed": check_int("seed", self.seed, low=0),
+        }
+        # Python's own numbers: numpy's would make checkpoints and records unreadable.
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
 
 class InputScaling(NamedTuple):
@@ -93,6 +98,8 @@ class InputScaling(NamedTuple):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Scale uint8 images (N, C, H, W) to float32, channels-last."""
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images: got {images.dtype}, expected torch.uint8")
         like = {"dtype": torch.float32, "device": images.device}
         scale = 1 / (255 * torch.tensor(self.std, **like))
         shift = -torch.tensor(self.mean, **like) / torch.tensor(self.std, **like)
@@ -126,7 +133,8 @@ class Training:
 @contextmanager
 def seeded(*seeds: int) -> Iterator[None]:
     """Draw from generators with that seed inside, and leave the caller's as they were."""
-    with torch.random.fork_rng():
+    # Every GPU by name: left out, PyTorch warns where there are several.
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(mix_seeds(*seeds))
         yield
 
@@ -170,7 +178,13 @@ def train(
     scaling = InputScaling.of(images)
     optimizer, scheduler = _optimizer(model, config, steps)
     result = Training(scaling=scaling)
-    identity = {"config": asdict(config), "data_fingerprint": dataset.fingerprint}
+    identity = {
+        "config": asdict(config),
+        "data_fingerprint": dataset.fingerprint,
+        "network": repr(model),
+    }
+    if checkpoint is not None:
+        writable_folder("checkpoint", Path(checkpoint).parent)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if checkpoint is not None and (saved := load_checkpoint(checkpoint)) is not None:
         _resume(saved, state, identity, Path(checkpoint), result)
@@ -186,7 +200,7 @@ def train(
             began = time.perf_counter()
             with seeded(config.seed, epoch):
                 model.train()
-                total_loss, wrong = 0.0, 0
+                losses, wrong = torch.empty(steps, device=device), 0
                 for step, index in enumerate(
                     torch.randperm(n_train, device=device)[: steps * config.batch_size].split(
                         config.batch_size
@@ -199,17 +213,23 @@ def train(
                     loss.backward()
                     optimizer.step()
                     scheduler.step()
-                    total_loss += loss.detach()
+                    losses[step] = loss.detach()
                     wrong += (logits.detach().argmax(1) != labels[index]).sum()
                     if step % 16 == 15 or step == steps - 1:  # each look waits for the device
-                        _check_loss(total_loss, epoch, step, config)
+                        _check_loss(losses[: step + 1], epoch, config)
                     bar.update()
                 seconds = time.perf_counter() - began
                 logits = predict(model, test_images, scaling)
+            if not logits.isfinite().all():  # the last step can ruin what its loss did not show
+                raise DivergedError(
+                    f"the logits are not finite after epoch {epoch}, step {steps}, with "
+                    f"learning_rate = {config.learning_rate} and "
+                    f"tile_lr_power = {config.tile_lr_power}"
+                )
             result.history.append(
                 {
                     "epoch": epoch,
-                    "train_loss": float(total_loss) / steps,
+                    "train_loss": float(losses.mean()),
                     "train_error": 100 * float(wrong) / (steps * config.batch_size),
                     "test_error": error_percent(logits, test_labels),
                     "seconds": seconds,
@@ -257,12 +277,13 @@ def predict(
     model: nn.Module, images: Tensor, scaling: InputScaling, *, batch_size: int = 500
 ) -> Tensor:
     """Logits (N, n_classes) of uint8 images (N, C, H, W), in evaluation mode."""
-    was_training = model.training
+    modes = {layer: layer.training for layer in model.modules()}
     model.eval()
     try:
         return torch.cat([model(scaling(part)) for part in images.split(batch_size)])
     finally:
-        model.train(was_training)
+        for layer, mode in modes.items():
+            layer.training = mode
 
 
 def error_percent(scores: Tensor, labels: Tensor) -> float:
@@ -285,8 +306,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any] | None:
     if not Path(path).exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch compares no checksums
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a damaged file raises whatever its bytes happen to mean
         log.warning("checkpoint %s is damaged and is not used: %s", path, error)
         return None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
@@ -301,7 +327,7 @@ def _optimizer(model: nn.Module, config: TrainConfig, steps: int):
         n_tiles = layer.n_tiles if isinstance(layer, RapaConv2d) else 1
         for name, parameter in layer.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(
-                layer, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm
+                layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm
             )
             tiles.setdefault((n_tiles, decays), []).append(parameter)
     groups = [
@@ -323,25 +349,32 @@ def _optimizer(model: nn.Module, config: TrainConfig, steps: int):
 
 
 def _resume(saved, state, identity, path: Path, result: Training) -> None:
-    for key, value in identity.items():
-        if saved[key] != value:
-            raise ValueError(
-                f"checkpoint: {path} belongs to another training: its {key} is {saved[key]}, "
-                f"this one's {value}"
-            )
+    if missing := sorted({*identity, *state, "history"} - set(saved)):
+        raise ValueError(f"checkpoint: {path} is none of a training: it lacks {missing}")
+    for theirs, ours in ((saved["config"], identity["config"]), (saved, identity)):
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise ValueError(
+                    f"checkpoint: {path} belongs to another training: its {key} is "
+                    f"{theirs.get(key)}, this one's {value}"
+                )
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in state.items()}
     try:
         for name, part in state.items():
             part.load_state_dict(saved[name])
     except (RuntimeError, ValueError) as error:
+        for name, part in state.items():
+            part.load_state_dict(before[name])
         raise ValueError(f"checkpoint: {path} does not fit this network: {error}") from error
     result.history = list(saved["history"])
     log.info("resumed %s after epoch %d", path, len(result.history))
 
 
-def _check_loss(total_loss: Tensor, epoch: int, step: int, config: TrainConfig) -> None:
-    if not torch.isfinite(total_loss):
+def _check_loss(losses: Tensor, epoch: int, config: TrainConfig) -> None:
+    if not (finite := losses.isfinite()).all():
+        step = int(finite.int().argmin())
         raise DivergedError(
-            f"the loss is {float(total_loss)} at epoch {epoch}, step {step + 1}, with "
+            f"the loss is {float(losses[step])} at epoch {epoch}, step {step + 1}, with "
             f"learning_rate = {config.learning_rate} and tile_lr_power = {config.tile_lr_power}"
         )
 

@@ -8,7 +8,13 @@ import pandas as pd
 
 from rapa_lib._files import whole_file
 from rapa_lib.accuracy import LABELS
-from rapa_lib.figures import accuracy_figure, accuracy_summary, curves_figure, save_figure
+from rapa_lib.figures import (
+    accuracy_figure,
+    accuracy_summary,
+    configuration_labels,
+    curves_figure,
+    save_figure,
+)
 from rapa_lib.records import collect, write_table
 
 
@@ -24,6 +30,8 @@ def main() -> None:
     write_table(options.results / "accuracy.csv", table)
     write_table(options.results / "accuracy_curves.csv", curves)
     save_figure(accuracy_figure(table), options.results / "accuracy")
+    labels = configuration_labels(table).set_axis(table["run"])
+    curves["label"] = curves["run"].map(labels)
     save_figure(curves_figure(curves), options.results / "accuracy_curves")
     with whole_file(options.results / "accuracy.md") as part:
         part.write_text(summary(table, options.description, options.missing))
@@ -34,8 +42,8 @@ def collect_curves(runs: list[Path]) -> pd.DataFrame:
     parts = []
     for run in runs:
         curve = json.loads((run / "curve.json").read_text())
-        parts.append(pd.DataFrame(curve.pop("history")).assign(**curve))
-    curves = pd.concat(parts)[[*LABELS, "epoch", "train_loss", "train_error", "test_error"]]
+        parts.append(pd.DataFrame(curve.pop("history")).assign(**curve, run=run.name))
+    curves = pd.concat(parts)[[*LABELS, "epoch", "train_loss", "train_error", "test_error", "run"]]
     return curves.sort_values([*LABELS, "epoch"], ignore_index=True)
 
 
