@@ -138,30 +138,39 @@ def _library() -> ctypes.CDLL | None:
         log.warning("no C++ compiler is here: tiled convolutions run in PyTorch alone, slower")
         return None
     try:
+        path = _cache_folder() / _file_name(compiler)
         try:
-            return ctypes.CDLL(str(_built(compiler, _cache_folder())))
-        except OSError:  # a folder that cannot be written, or a damaged file in it
-            return ctypes.CDLL(str(_built(compiler, Path(tempfile.mkdtemp(prefix="rapa_lib-")))))
+            return ctypes.CDLL(str(path))
+        except OSError:  # not there yet, or damaged
+            return _build(compiler, path)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         log.warning("tiled convolutions run in PyTorch alone, slower: compiling failed: %s", reason)
         return None
 
 
-def _built(compiler: str, folder: Path) -> Path:
-    """Compile the products into a folder, under a name that tells source, compiler and CPU."""
+def _build(compiler: str, path: Path) -> ctypes.CDLL:
+    """Compile the products and load them; keep them at ``path`` if that can be written."""
+    with tempfile.TemporaryDirectory(prefix="rapa_lib-") as folder:
+        built = Path(folder) / path.name
+        subprocess.run(
+            [compiler, *_FLAGS, "-o", str(built), str(_SOURCE)],
+            capture_output=True, check=True, text=True, timeout=300,
+        )  # fmt: skip
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as part:
+                shutil.copyfile(built, part)
+        except OSError as error:
+            log.info("compiled products are not kept: %s", error)
+        return ctypes.CDLL(str(built))
+
+
+def _file_name(compiler: str) -> str:
+    """A name that tells source, flags, compiler and CPU."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     parts = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, _cpu())
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    path = folder / f"kernels-{digest}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            subprocess.run(
-                [compiler, *_FLAGS, "-o", str(part), str(_SOURCE)],
-                capture_output=True, check=True, text=True, timeout=300,
-            )  # fmt: skip
-    return path
+    return f"kernels-{hashlib.sha256(bytes(0).join(parts)).hexdigest()[:16]}.so"
 
 
 def _cache_folder() -> Path:

@@ -17,6 +17,8 @@ from rapa_lib._geometry import Geometry, kernels_of, matrices_of
 # backward of three layers with (16, 4, 1) tiles at batch 128 on two cores took, in units of Conv2d:
 # 4.9 at 2 MB, 3.8 at 4 and at 8 MB, 6.3 at 16 MB, 5.5 at 32 MB.
 CHUNK_BYTES = 8 * 2**20
+# A GPU wants few large products. Not measured yet.
+GPU_CHUNK_BYTES = 256 * 2**20
 
 
 class Blocks(NamedTuple):
@@ -109,7 +111,8 @@ def _ungroup(patches: Tensor, groups: int, kernel: tuple[int, int]) -> Tensor:
 def _chunks(assignment: Tensor, patch_bytes: int) -> list[slice]:
     """Cut a batch into runs of images whose patches fill about CHUNK_BYTES."""
     batch, n_patches = assignment.shape
-    step = max(1, CHUNK_BYTES // max(1, n_patches * patch_bytes))
+    chunk_bytes = GPU_CHUNK_BYTES if assignment.is_cuda else CHUNK_BYTES
+    step = max(1, chunk_bytes // max(1, n_patches * patch_bytes))
     return [slice(i, min(i + step, batch)) for i in range(0, batch, step)]
 
 

@@ -5,15 +5,14 @@
 // one tile are taken ROWS at a time against the tile's kernel matrix (inputs × outputs), whose
 // sums stay in registers: vectors hold neighbouring outputs (in grad_input: neighbouring inputs).
 //
-// Threads own images (forward, grad_input) or kernels (grad_weight), so nothing is locked, and the
-// sums run in the same order whatever the number of threads: the same bits.
+// Threads own images (forward, grad_input) or kernels (grad_weight), so nothing is locked, and which
+// thread is faster changes no bit. The number of threads can: it sets how many images are taken at
+// once, and with that the order in which overlapping patches are added up in grad_input.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
-
-#include <omp.h>
 
 extern "C" {
 

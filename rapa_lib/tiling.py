@@ -131,8 +131,7 @@ def _image(batch, height, width, n_tiles, generator):
     Runs along a space-filling curve are compact and touch for every n_tiles and every plane, and
     are exact squares where they can be (16 tiles on 32 × 32: squares of 8 × 8).
     """
-    tiles = torch.empty(height * width, dtype=torch.long)
-    tiles[torch.tensor(_hilbert_walk(height, width))] = _runs(height * width, n_tiles)
+    tiles = _hilbert_tiles(height, width, n_tiles).to(torch.get_default_device())
     return tiles.expand(batch, -1)
 
 
@@ -167,12 +166,17 @@ def _random_fixed(batch, height, width, n_tiles, generator):
     return _random(1, height, width, n_tiles, generator).expand(batch, -1)
 
 
-def _runs(n_patches: int, n_tiles: int) -> Tensor:
-    """Tile indices 0 … n_tiles - 1 in runs whose lengths differ by at most one."""
-    return torch.arange(n_patches) * n_tiles // n_patches
-
-
 @lru_cache(maxsize=64)
+def _hilbert_tiles(height: int, width: int, n_tiles: int) -> Tensor:
+    """Tiles in runs along the curve, their lengths differing by at most one; on the CPU."""
+    n_patches = height * width
+    with torch.device("cpu"):
+        tiles = torch.empty(n_patches, dtype=torch.long)
+        walk = torch.tensor(_hilbert_walk(height, width))
+        tiles[walk] = torch.arange(n_patches) * n_tiles // n_patches
+    return tiles
+
+
 def _hilbert_walk(height: int, width: int) -> list[int]:
     """Row-major positions of a plane in the order of a generalised Hilbert curve.
 
