@@ -66,7 +66,7 @@ def cpu_rows(repeats: int) -> list[dict]:
         rows.append(row(f"peak extra memory of a layer, batch {batch} (MB)", 64, worst))
     step, plain = (training_steps(t) for t in ("random", "none"))
     rows.append(row("training steps of RAPA / of the plain network", 1.6,
-                    *ratios([plain], [step], max(3, repeats // 4))))  # fmt: skip
+                    *ratios([plain], [step], repeats)))  # fmt: skip
     randoms = [convolution(*layer, n, cpu, 128) for layer, n in zip(LAYERS, FEW, strict=True)]
     for tiling in ("none", "image", "alternate", "random_fixed"):
         others = [
@@ -143,7 +143,7 @@ def convolution(
     return lambda: torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
 
 
-def training_steps(tiling: str, n_steps: int = 10) -> Callable[[], None]:
+def training_steps(tiling: str, n_steps: int = 3) -> Callable[[], None]:
     """Steps as an epoch takes them: augmentation, scaling, network, loss, optimizer, schedule."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2048, 3, 32, 32), dtype=torch.uint8)

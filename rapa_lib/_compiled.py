@@ -109,6 +109,22 @@ def grad_weight(
     return kernels_of(matrices), by_bias
 
 
+def argsort_rows(keys: Tensor) -> Tensor:
+    """Stable order of each row of keys (rows, n), none negative: what drawing a permutation needs.
+
+    Compiled for float32 on a CPU: drawing the assignment of 128 images of 1024 patches took 6.6 ms
+    with PyTorch's sort and 1.4 ms with this one (medians of interleaved runs, two threads).
+    """
+    if keys.dtype != torch.float32 or not serves(keys, 1):
+        return keys.argsort(dim=1, stable=True)
+    keys = keys.contiguous()
+    order = torch.empty(keys.shape, dtype=torch.long)
+    sizes = [ctypes.c_int64(n) for n in (*keys.shape, torch.get_num_threads())]
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (keys, order)]
+    _library().rapa_argsort_rows(pointers[0], *sizes, pointers[1])
+    return order
+
+
 def _pixels(images: Tensor) -> Tensor:
     """Images (N, O, H, W) as contiguous (N, H, W, O), copied if they are not."""
     return images.permute(0, 2, 3, 1).contiguous()

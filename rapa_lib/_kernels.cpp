@@ -1,4 +1,5 @@
-// The tiled convolution's three products on a CPU; see _tiled_ops.py for their meaning.
+// The tiled convolution's three products on a CPU; see _tiled_ops.py for their meaning. At the end,
+// the sort that draws assignments.
 //
 // A patch is never copied. Images are padded into a small channels-last buffer, in which a patch is
 // `n_stretches` stretches of `length` contiguous numbers; the products read it there. Patches of
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 extern "C" {
@@ -506,6 +508,27 @@ void grad_weight(const Layer& l, const T* grad, const T* x, const int64_t* assig
     }
 }
 
+// The stable order of n keys, none negative (then their bits are ordered as they are).
+void argsort(const float* keys, int64_t n, int64_t* order, std::vector<uint64_t>& scratch) {
+    scratch.resize(2 * n);
+    uint64_t *from = scratch.data(), *to = from + n;  // key in the upper half, place in the lower
+    int32_t counts[4][256] = {};
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, keys + i, sizeof bits);
+        from[i] = uint64_t(bits) << 32 | uint64_t(i);
+        for (int byte = 0; byte < 4; byte++) counts[byte][bits >> 8 * byte & 255]++;
+    }
+    for (int byte = 0; byte < 4; byte++) {
+        int32_t first = 0;
+        for (int32_t& count : counts[byte]) first += std::exchange(count, first);
+        const int shift = 32 + 8 * byte;
+        for (int64_t i = 0; i < n; i++) to[counts[byte][from[i] >> shift & 255]++] = from[i];
+        std::swap(from, to);
+    }
+    for (int64_t i = 0; i < n; i++) order[i] = int64_t(from[i] & 0xffffffff);
+}
+
 }  // namespace
 
 #define RAPA_EXPORT(T)                                                                         \
@@ -525,4 +548,14 @@ void grad_weight(const Layer& l, const T* grad, const T* x, const int64_t* assig
 extern "C" {
 RAPA_EXPORT(float)
 RAPA_EXPORT(double)
+
+void rapa_argsort_rows(const float* keys, int64_t rows, int64_t n, int64_t threads,
+                       int64_t* order) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<uint64_t> scratch;
+#pragma omp for
+        for (int64_t r = 0; r < rows; r++) argsort(keys + r * n, n, order + r * n, scratch);
+    }
+}
 }

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int
+from rapa_lib._compiled import argsort_rows
 from rapa_lib._patch_conv import PatchConv2d, seeded_generator
 
 # Distances between all positions and the computed ones are formed for a few images at a time.
@@ -182,7 +183,7 @@ def draw_positions(
     """Draw positions on the device of ``like``: one operator, as for assignments."""
     generator = seeded_generator(seed, like.device)
     noise = torch.rand(batch, n_patches, generator=generator, device=like.device)
-    return noise.argsort(dim=1)[:, :n_computed].sort(dim=1).values
+    return argsort_rows(noise)[:, :n_computed].sort(dim=1).values
 
 
 @draw_positions.register_fake

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rapa_lib._checks import check_choice, check_int
+from rapa_lib._compiled import argsort_rows
 
 Scheme = Callable[[int, int, int, int, torch.Generator | None], Tensor]
 
@@ -154,9 +155,9 @@ def _random(batch, height, width, n_tiles, generator):
     n_patches = height * width
     tiles = (torch.arange(n_patches) % n_tiles).expand(batch, -1)
     if n_patches % n_tiles:  # which tiles carry one patch more is drawn as well
-        labels = torch.rand(batch, n_tiles, generator=generator).argsort(dim=1)
+        labels = argsort_rows(torch.rand(batch, n_tiles, generator=generator))
         tiles = labels.gather(1, tiles)
-    order = torch.rand(batch, n_patches, generator=generator).argsort(dim=1)
+    order = argsort_rows(torch.rand(batch, n_patches, generator=generator))
     return tiles.gather(1, order)
 
 

@@ -115,6 +115,16 @@ def test_the_same_bits_again_and_nearly_the_same_with_other_threads(n_tiles):
 
 
 @needs_compiler
+@pytest.mark.parametrize("shape", [(5, 1024), (3, 1), (0, 7), (200, 65)])
+def test_sorting_is_pytorchs(shape):
+    keys = torch.rand(shape)
+    keys[:, : shape[1] // 2] = keys[:, -(shape[1] // 2) :]  # ties
+    assert torch.equal(_compiled.argsort_rows(keys), keys.argsort(dim=1, stable=True))
+    small = torch.tensor([[0.0, 1e-38, 0.25, 0.0, 1.0, 1e-45]])
+    assert _compiled.argsort_rows(small).tolist() == [[0, 3, 5, 1, 2, 4]]
+
+
+@needs_compiler
 def test_kernels_keep_the_layout_that_needs_no_copy():
     """A copy of 1,024 kernel matrices in every pass would cost as much as the products."""
     layer = RapaConv2d(3, 32, 5, n_tiles=4)
