@@ -5,6 +5,7 @@ it as ``failed.ipynb``, with the error in ``error.json``.
 """
 
 import argparse
+import fcntl
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import papermill
 from study import ROOT
 
-from rapa_lib.records import write_json
+# Nothing of rapa_lib: beside every kernel this process waits, and PyTorch would cost it 0.6 GB.
 
 
 def main() -> None:
@@ -25,8 +26,10 @@ def main() -> None:
     folder = options.executed.parent
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for stale in ("failed.ipynb", "error.json"):
-        (folder / stale).unlink(missing_ok=True)
+    # A study's notebook can outlive it if only its Snakemake was killed: wait for that one.
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    for stale in (folder / "failed.ipynb", folder / "error.json", *folder.glob(".part-*")):
+        stale.unlink(missing_ok=True)
     os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
     running = folder / "running.ipynb"
     try:
@@ -41,7 +44,7 @@ def main() -> None:
     except Exception as error:
         if running.exists():
             running.replace(folder / "failed.ipynb")
-        write_json(folder / "error.json", {"error": describe(error)})
+        (folder / "error.json").write_text(json.dumps({"error": describe(error)}))
         raise SystemExit(f"{options.notebook} failed: {describe(error)}") from error
     running.replace(options.executed)
 

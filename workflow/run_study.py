@@ -6,37 +6,44 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from study import ROOT, Study, load_study
 
+from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
 from rapa_lib.accuracy import AccuracyRun
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("config", type=Path, help="the study's YAML file")
+    arguments.add_argument("config", type=absolute, help="the study's YAML file")
     arguments.add_argument("--data", help="a data set's name or folder, instead of the configured")
-    arguments.add_argument("--results", type=Path, default=Path("results"))
+    arguments.add_argument("--results", type=absolute, default=Path("results"))
     arguments.add_argument("--cores", type=int, default=os.cpu_count())
     options = arguments.parse_args()
     os.chdir(ROOT)
     try:
+        check_int("cores", options.cores, low=1)
         study = load_study(options.config, options.data)
-        folder = writable_folder("results", options.results / study.name)
         check_runs(study)
+        folder = writable_folder("results", options.results / study.name)
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"study not started: {error}") from error
     with sole_user(folder) as lock:
-        run_snakemake("runs", options, folder, lock)
+        collected = run_snakemake(options, lock)
         failed = failures(study, folder)
-        if len(failed) < len(study.accuracy):
-            run_snakemake("tables", options, folder, lock, partial=bool(failed), must=True)
-    report(study, folder, failed)
-    sys.exit(1 if failed else 0)
+        if 0 < len(failed) < len(study.accuracy):
+            collected = run_snakemake(options, lock, partial=True)
+    report(study, folder, failed, collected)
+    sys.exit(0 if collected and not failed else 1)
+
+
+def absolute(path: str) -> Path:
+    return Path(path).absolute()
 
 
 def check_runs(study: Study) -> None:
@@ -66,25 +73,24 @@ def sole_user(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def run_snakemake(target, options, folder, lock, *, partial=False, must=False) -> None:
-    """Bring a target of the Snakefile up to date, going on past runs that fail."""
-    settings = {"results": str(options.results), "partial": partial}
-    if options.data is not None:
-        settings["data"] = options.data
-    command = [
-        sys.executable, "-m", "snakemake", target,
-        "--snakefile", "workflow/Snakefile",
-        "--configfile", str(options.config),
-        "--cores", str(options.cores),
-        "--config", *(f"{key}={json.dumps(value)}" for key, value in settings.items()),
-        "--keep-going", "--rerun-incomplete",
-        "--rerun-triggers", "mtime", "params", "input",
-        "--nolock",  # ours is let go of when its holder is killed
-        "--quiet", "rules", "host", "reason",
-    ]  # fmt: skip
-    done = subprocess.run(command, pass_fds=[lock], check=False)
-    if must and done.returncode:
-        raise SystemExit(f"study: collecting the tables of {folder} failed; see above")
+def run_snakemake(options: argparse.Namespace, lock: int, *, partial: bool = False) -> bool:
+    """Bring a study's tables up to date, going on past runs that fail; False if one did."""
+    settings = {"results": str(options.results), "data": options.data, "partial": partial}
+    # In a file: Snakemake would guess the types of settings on its command line.
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(settings, file)
+        file.flush()
+        command = [
+            sys.executable, "-m", "snakemake", "tables",
+            "--snakefile", "workflow/Snakefile",
+            "--configfile", str(options.config), file.name,
+            "--cores", str(options.cores),
+            "--keep-going", "--rerun-incomplete",
+            "--rerun-triggers", "mtime", "params", "input",
+            "--nolock",  # ours is let go of when its holder is killed
+            "--quiet", "rules", "host", "reason",
+        ]  # fmt: skip
+        return subprocess.run(command, pass_fds=[lock], check=False).returncode == 0
 
 
 def failures(study: Study, folder: Path) -> dict[Path, str]:
@@ -101,19 +107,25 @@ def failures(study: Study, folder: Path) -> dict[Path, str]:
     return failed
 
 
-def report(study: Study, folder: Path, failed: dict[Path, str]) -> None:
+def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool) -> None:
     n_runs = len(study.accuracy)
-    if len(failed) < n_runs:
+    if collected:
         print(f"\n{study.name}: {n_runs - len(failed)} of {n_runs} runs are in")
         for label, name in {
             "table": "accuracy.csv", "figure": "accuracy.png", "curves": "accuracy_curves.png",
             "summary": "accuracy.md",
         }.items():  # fmt: skip
             print(f"  {label:8} {folder / name}")
+    elif len(failed) < n_runs:
+        print(f"\nFAILED to collect the tables of {folder}; see above")
     for place, error in failed.items():
         print(f"\nFAILED {place.name}: {error}")
-        print(f"  notebook {place / 'failed.ipynb'}")
+        notebook, log = place / "failed.ipynb", place / "log.txt"
+        print(f"  notebook {notebook}" if notebook.exists() else f"  log      {log}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstudy interrupted; the same command goes on with it")

@@ -12,6 +12,7 @@ import papermill
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+SET_BY_STUDY = ("threads", "output")
 
 
 @dataclass(frozen=True)
@@ -70,25 +71,27 @@ def load_study(path: str | Path, data: str | None = None) -> Study:
         raise ValueError(f"study: there is no {path}; studies here: {', '.join(sorted(known))}")
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError) as error:
         raise ValueError(f"study: {path} is no YAML: {error}") from error
     return Study.of(config, data)
 
 
 def _runs(experiment: str, config: dict, threads: int, data: str | None) -> list[Run]:
     """Spell out the grid of one experiment, in order, without repetition."""
-    known = papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
+    inspected = papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
+    known = [name for name in inspected if name not in SET_BY_STUDY]
     override = {"threads": threads} | ({} if data is None else {"dataset": data})
     runs = {}
     for block in config["grid"]:
         for values in itertools.product(*block.values()):
-            parameters = config["common"] | dict(zip(block, values, strict=True)) | override
-            unknown = [name for name in parameters if name not in known]
+            parameters = config["common"] | dict(zip(block, values, strict=True))
+            unknown = [str(name) for name in parameters if name not in known]
             if unknown:
                 raise ValueError(
                     f"study: {experiment}: notebook {experiment}.ipynb has no parameter "
-                    f"{', '.join(unknown)}; it has {', '.join(known)}"
+                    f"{', '.join(unknown)} to set; it has {', '.join(known)}"
                 )
+            parameters |= override
             text = json.dumps(parameters, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()[:8]
             name = f"{parameters.get('tiling', 'default')}-{parameters.get('seed', 0)}-{digest}"

@@ -1,0 +1,806 @@
+"""A study runs from its YAML file to its tables, goes on after a kill, and names what failed."""
+
+import csv
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import nbformat
+import papermill
+import psutil
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from rapa_lib import AccuracyRun, load_network, save_run
+from rapa_lib.accuracy import LABELS
+from rapa_lib.records import collect, write_table
+from rapa_lib.training import load_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+
+import collect_accuracy
+import run_notebook
+import run_study
+from study import Study, load_study
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STUDIES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/schema.yaml"})
+
+# One run trains for seconds, so that it can be killed on the way; the loss of the other diverges.
+FRAGILE = {
+    "study": "fragile",
+    "description": "One run of {two} $fails",  # no shell's and no template's business
+    "threads": 1,
+    "accuracy": {
+        "common": {
+            "dataset": "mnist5k",
+            "n_train": 512,
+            "n_test": 100,
+            "epochs": 20,
+            "batch_size": 64,
+            "channels": [8, 8, 8],
+            "draws": 2,
+        },
+        "grid": [{"learning_rate": [0.05, 1e6]}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of what a study needs beside the library: what Snakemake keeps of it goes with it."""
+    house = tmp_path_factory.mktemp("house")
+    for folder in ("workflow", "config", "notebooks"):
+        shutil.copytree(ROOT / folder, house / folder)
+    return house
+
+
+def command(config, results, *options):
+    return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
+
+
+def execute(house, *args):
+    return subprocess.run(
+        [str(arg) for arg in args], cwd=house, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def snakemake(house, *args, python=sys.executable):
+    """Ask Snakemake itself what it would do."""
+    done = execute(
+        house, python, "-m", "snakemake", "--dry-run", "--snakefile", "workflow/Snakefile", *args
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rows(path):
+    """The rows of a CSV file, as they are written."""
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mtimes(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("[!.]*") if path.is_file()}
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def one_thread():
+    """What was measured on one thread is measured again on one, or its bits may differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# --- The smoke study --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smoke(house, tmp_path_factory):
+    """The smoke study, run once; its results lie where a path is hardest to hand on."""
+    results = tmp_path_factory.mktemp("results of ünï: #1")
+    done = execute(house, *command("config/smoke.yaml", results))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return SimpleNamespace(
+        done=done,
+        results=results,
+        folder=results / "smoke",
+        study=load_study(ROOT / "config/smoke.yaml"),
+        runs=sorted((results / "smoke/runs/accuracy").iterdir()),
+    )
+
+
+def test_every_run_has_a_row_and_it_is_the_record(smoke):
+    assert [run.name for run in smoke.runs] == sorted(run.name for run in smoke.study.accuracy)
+    records = [
+        json.loads((run / "record.json").read_text()) | {"run": run.name} for run in smoke.runs
+    ]
+    table = rows(smoke.folder / "accuracy.csv")
+    assert len(table) == len(records) == 2
+    wanted = {
+        "dataset", "tiling", "n_tiles", "pooling", "seed", "epochs", "test_error",
+        "test_error_std_draws", "test_error_vote", "test_error_merged", "n_parameters",
+        "train_seconds", "git_commit", "package_version", "torch_version", "python_version",
+        "device", "threads", "data_fingerprint", "config", "run",
+    }  # fmt: skip
+    for row, record in zip(table, sorted(records, key=lambda r: r["tiling"]), strict=True):
+        assert wanted <= set(row)
+        written = {k: json.dumps(v) if isinstance(v, dict) else str(v) for k, v in record.items()}
+        assert row == written
+    assert all(row["threads"] == "1" and row["n_parameters"] > "0" for row in table)
+
+
+def test_a_record_says_with_which_parameters_it_was_made(smoke):
+    for run in smoke.study.accuracy:
+        folder = smoke.folder / "runs/accuracy" / run.name
+        config = json.loads((folder / "record.json").read_text())["config"]
+        assert config == AccuracyRun(**run.parameters).parameters()
+
+
+def test_curves_are_those_of_the_runs(smoke):
+    curves = rows(smoke.folder / "accuracy_curves.csv")
+    for run in smoke.runs:
+        curve = json.loads((run / "curve.json").read_text())
+        own = [row for row in curves if row["run"] == run.name]
+        assert [int(row["epoch"]) for row in own] == [1, 2]
+        for row, epoch in zip(own, curve["history"], strict=True):
+            assert {name: row[name] for name in LABELS} == {n: str(curve[n]) for n in LABELS}
+            for name in ("train_loss", "train_error", "test_error"):
+                assert float(row[name]) == epoch[name]
+
+
+def test_the_summary_has_the_numbers_of_the_table(smoke):
+    text = (smoke.folder / "accuracy.md").read_text()
+    header, _, *lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    table = {row["tiling"]: row for row in rows(smoke.folder / "accuracy.csv")}
+    assert len(lines) == len(table)
+    for line in lines:
+        cells = dict(zip(header, line, strict=True))
+        row = table[cells["tiling"]]
+        for name in ("dataset", "n_tiles", "pooling", "epochs"):
+            assert cells[name] == row[name]
+        for name, column in {
+            "test error (%)": "test_error",
+            "vote (%)": "test_error_vote",
+            "mean softmax (%)": "test_error_softmax",
+            "merged (%)": "test_error_merged",
+        }.items():
+            assert cells[name] == f"{float(row[column]):.2f}"
+        assert cells["parameters"] == f"{int(row['n_parameters']):,}"
+    assert text.startswith(f"# {smoke.study.description}\n")
+    assert row["data_fingerprint"] in text
+    assert row["git_commit"] in text
+    assert "Incomplete" not in text
+    for image in re.findall(r"\]\((.*?)\)", text):
+        assert (smoke.folder / image).exists()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "accuracy_curves"])
+def test_figures_are_whole_images(smoke, name):
+    with Image.open(smoke.folder / f"{name}.png") as image:
+        image.load()
+        assert min(image.size) > 300
+    drawing = ElementTree.parse(smoke.folder / f"{name}.svg").getroot()
+    assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_executed_notebooks_are_kept_with_their_results(smoke):
+    for run in smoke.runs:
+        notebook = nbformat.read(run / "accuracy.ipynb", 4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        outputs = [output for cell in code for output in cell.outputs]
+        assert not [o for o in outputs if o.output_type == "error"]
+        assert [o for o in outputs if "image/png" in o.get("data", {})]
+        record = json.loads((run / "record.json").read_text())
+        shown = "".join(o.data.get("text/markdown", "") for o in outputs if "data" in o)
+        assert f"test error of {record['test_error']:.2f} %" in shown
+
+
+def test_the_kept_networks_have_the_recorded_errors(smoke, one_thread):
+    for folder in smoke.runs:
+        network, scaling, run = load_network(folder / "network.pt")
+        record = json.loads((folder / "record.json").read_text())
+        errors = run.evaluate(network, run.load_data(), scaling)
+        assert {name: record[name] for name in vars(errors)} == vars(errors)
+
+
+def test_a_finished_study_leaves_nothing_temporary(smoke):
+    kept = {"accuracy.ipynb", "curve.json", "log.txt", "network.pt", "record.json"}
+    for run in smoke.runs:
+        assert {path.name for path in run.iterdir()} == kept
+    names = {path.name for path in smoke.folder.iterdir() if path.name.startswith(".")}
+    assert names == {".lock"}
+
+
+def test_the_end_says_where_the_tables_are(smoke):
+    assert "smoke: 2 of 2 runs are in" in smoke.done.stdout
+    for name in ("accuracy.csv", "accuracy.png", "accuracy_curves.png", "accuracy.md"):
+        assert f"{smoke.folder / name}\n" in smoke.done.stdout
+    assert "FAILED" not in smoke.done.stdout
+
+
+def test_a_finished_study_is_not_run_again(house, smoke):
+    before = mtimes(smoke.folder)
+    began = time.monotonic()
+    done = execute(house, *command("config/smoke.yaml", smoke.results))
+    assert time.monotonic() - began < 60
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "smoke: 2 of 2 runs are in" in done.stdout
+    assert mtimes(smoke.folder) == before
+
+
+# --- Snakemake by itself ----------------------------------------------------------------------
+
+
+def test_the_snakefiles_own_command_plans_the_quick_study(house):
+    (line,) = re.findall(r"^    (snakemake .*)$", (house / "workflow/Snakefile").read_text(), re.M)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = execute(house, "env", f"PATH={path}", *line.split(), "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    planned = dict(re.findall(r"^(accuracy_run|accuracy_table) +(\d+)$", done.stdout, re.M))
+    n_runs = len(load_study(ROOT / "config/quick.yaml").accuracy)
+    assert planned == {"accuracy_run": str(n_runs), "accuracy_table": "1"}
+
+
+@pytest.fixture
+def finished(smoke, tmp_path):
+    """The options of Snakemake for the finished smoke study."""
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"results": str(smoke.results)}))
+    return ["--configfile", "config/smoke.yaml", settings]
+
+
+def test_another_interpreter_or_a_notebook_merely_saved_is_no_reason_to_train(
+    house, finished, tmp_path
+):
+    os.utime(house / "notebooks/accuracy.ipynb")
+    (tmp_path / "env").symlink_to(sys.prefix)
+    other = tmp_path / "env" / Path(sys.executable).relative_to(sys.prefix)
+    assert "Nothing to be done" in snakemake(house, *finished, python=other)
+
+
+def plan_without(path, house, finished):
+    """What Snakemake would do, job counts by rule, were a file not there."""
+    away = path.with_suffix(".away")
+    path.rename(away)
+    try:
+        plan = snakemake(house, *finished)
+    finally:
+        away.rename(path)
+    return plan, dict(re.findall(r"^(accuracy_\w+) +(\d+)$", plan, re.M))
+
+
+@pytest.mark.parametrize("name", ["record.json", "accuracy.ipynb"])
+def test_a_run_that_lost_a_file_is_run_again(house, smoke, finished, name):
+    plan, jobs = plan_without(smoke.runs[0] / name, house, finished)
+    assert jobs == {"accuracy_run": "1", "accuracy_table": "1"}
+    assert f"output: {smoke.runs[0]}" in plan
+    assert f"output: {smoke.runs[1]}" not in plan
+
+
+def test_a_table_that_lost_its_figure_is_collected_again(house, smoke, finished):
+    _, jobs = plan_without(smoke.folder / "accuracy.png", house, finished)
+    assert jobs == {"accuracy_table": "1"}
+
+
+# --- Kills and failures -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fragile(house, tmp_path_factory):
+    """The fragile study, killed while its good run trained, then started again."""
+    results = tmp_path_factory.mktemp("fragile")
+    config = write_yaml(results / "fragile.yaml", FRAGILE)
+    good, bad = [
+        results / "fragile/runs/accuracy" / run.name for run in load_study(config).accuracy
+    ]
+    with (results / "said.txt").open("w") as said:
+        first = subprocess.Popen(
+            command(config, results), cwd=house, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=said, stderr=said, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (good / "resume.pt").exists():
+            assert first.poll() is None, (results / "said.txt").read_text()
+            assert time.monotonic() < deadline, (results / "said.txt").read_text()
+            time.sleep(0.02)
+    finally:
+        kill_with_descendants(first)
+    killed = SimpleNamespace(
+        training=load_checkpoint(good / "resume.pt"),
+        files={path.name for path in good.iterdir()},
+        tables=list((results / "fragile").glob("accuracy*")),
+    )
+    # As kills in the middle of a write, and between the record and the end, leave them.
+    (good / ".part-1-resume.pt").write_bytes(b"half")
+    (good / "record.json").write_text("{}")
+    done = execute(house, *command(config, results))
+    return SimpleNamespace(
+        killed=killed, done=done, config=config, results=results, good=good, bad=bad
+    )
+
+
+def kill_with_descendants(process):
+    """SIGKILL a process and all that it started, the kernels in sessions of their own too."""
+    with suppress(psutil.NoSuchProcess):
+        everyone = [p := psutil.Process(process.pid), *p.children(recursive=True)]
+        for one in everyone:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(everyone, timeout=30)
+    process.wait()
+
+
+def test_a_killed_training_goes_on_where_it_was(fragile):
+    before = fragile.killed.training["history"]
+    assert 1 <= len(before) < 20
+    assert "record.json" not in fragile.killed.files
+    assert not fragile.killed.tables
+    after = json.loads((fragile.good / "curve.json").read_text())["history"]
+    assert [row["epoch"] for row in after] == list(range(1, 21))
+    # To the last digit of the measured times: these epochs were not trained again.
+    assert after[: len(before)] == before
+
+
+def test_a_killed_study_ends_with_the_tables_of_an_undisturbed_one(fragile, tmp_path, one_thread):
+    run = AccuracyRun(**load_study(fragile.config).accuracy[0].parameters)
+    data = run.load_data()
+    network = run.build_network(data)
+    training = run.train(network, data, progress=False)
+    errors = run.evaluate(network, data, training.scaling)
+    folder = tmp_path / fragile.good.name
+    save_run(folder, run, network, data, training, errors)
+    write_table(tmp_path / "accuracy.csv", collect([folder / "record.json"], LABELS))
+    write_table(tmp_path / "accuracy_curves.csv", collect_accuracy.collect_curves([folder]))
+
+    def text(folder):
+        table = rows(folder / "accuracy.csv")
+        for row in table:  # a timing; and someone may commit while this test runs
+            del row["train_seconds"], row["git_commit"]
+        return table, (folder / "accuracy_curves.csv").read_bytes()
+
+    assert text(fragile.results / "fragile") == text(tmp_path)
+
+
+def test_a_restarted_run_sweeps_up(fragile):
+    kept = {"accuracy.ipynb", "curve.json", "log.txt", "network.pt", "record.json"}
+    assert {path.name for path in fragile.good.iterdir()} == kept
+
+
+def test_a_failed_run_is_named_with_its_error_and_its_notebook(fragile):
+    assert fragile.done.returncode == 1
+    assert f"FAILED {fragile.bad.name}: DivergedError: the loss is" in fragile.done.stdout
+    assert f"notebook {fragile.bad / 'failed.ipynb'}" in fragile.done.stdout
+    assert f"FAILED {fragile.good.name}" not in fragile.done.stdout
+    notebook = nbformat.read(fragile.bad / "failed.ipynb", 4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert "DivergedError" in {output.get("ename") for output in outputs}
+    assert not (fragile.bad / "record.json").exists()
+    assert not (fragile.bad / "accuracy.ipynb").exists()
+
+
+def test_the_tables_hold_the_other_runs_and_say_what_is_missing(fragile):
+    folder = fragile.results / "fragile"
+    assert "fragile: 1 of 2 runs are in" in fragile.done.stdout
+    (row,) = rows(folder / "accuracy.csv")
+    assert json.loads(row["config"])["learning_rate"] == 0.05
+    text = (folder / "accuracy.md").read_text()
+    assert text.startswith(f"# {FRAGILE['description']}\n")
+    assert "**Incomplete: 1 of 2 runs did not finish.**" in text
+
+
+def test_only_the_failed_run_is_tried_again(house, fragile):
+    before, tables = mtimes(fragile.good), mtimes(fragile.results)
+    done = execute(house, *command(fragile.config, fragile.results))
+    assert done.returncode == 1
+    assert f"FAILED {fragile.bad.name}: DivergedError" in done.stdout
+    assert mtimes(fragile.good) == before
+    failed = fragile.bad / "failed.ipynb"
+    assert failed.stat().st_mtime_ns > tables[failed]
+    assert len(rows(fragile.results / "fragile/accuracy.csv")) == 1
+
+
+# In the places of run_notebook.py and collect_accuracy.py, to see the workflow alone.
+RUN = """
+import json, sys
+from pathlib import Path
+
+if json.loads(sys.argv[4])["seed"] in (0, 3):
+    sys.exit("no")
+for name in ("record.json", "curve.json", "network.pt", "accuracy.ipynb"):
+    (Path(sys.argv[2]).parent / name).touch()
+"""
+COLLECT = """
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+if (folder / "stop").exists():
+    sys.exit("no")
+for end in (".md", ".csv", ".png", ".svg", "_curves.csv", "_curves.png", "_curves.svg"):
+    (folder / f"accuracy{end}").write_text(" ".join(sys.argv))
+"""
+
+
+def test_failures_stop_no_other_run_and_a_failed_collection_is_told(house, tmp_path):
+    shutil.copytree(house, tmp_path / "house", ignore=shutil.ignore_patterns(".snakemake"))
+    (tmp_path / "house/workflow/run_notebook.py").write_text(RUN)
+    (tmp_path / "house/workflow/collect_accuracy.py").write_text(COLLECT)
+    # One at a time, and first and last fail: in either order one is left to run after a failure.
+    config = tmp_path / "study.yaml"
+    config.write_text(changed(accuracy__grid=[{"seed": [0, 1, 2, 3]}]))
+    start = command(config, tmp_path / "results", "--cores", "1")
+    runs = [run.name for run in load_study(config).accuracy]
+    folder = tmp_path / "results/fragile"
+
+    done = execute(tmp_path / "house", *start)
+    assert done.returncode == 1
+    assert "fragile: 2 of 4 runs are in" in done.stdout
+    assert re.findall(r"FAILED (\S+):", done.stdout) == [runs[0], runs[3]]
+    arguments = (folder / "accuracy.md").read_text()
+    assert arguments.endswith(" --missing 2")
+    assert [name in arguments for name in runs] == [False, True, True, False]
+
+    (folder / "stop").touch()
+    (folder / "accuracy.csv").unlink()
+    done = execute(tmp_path / "house", *start)
+    assert done.returncode == 1
+    assert f"FAILED to collect the tables of {folder}" in done.stdout
+    assert re.findall(r"FAILED (\S+):", done.stdout) == [runs[0], runs[3]]
+    assert "are in" not in done.stdout
+
+
+@pytest.fixture
+def notebook_run(tmp_path, monkeypatch):
+    """Execute a notebook in a folder, with another function in papermill's place."""
+
+    def run(execute_notebook):
+        folder = tmp_path / "run"
+        arguments = ["run_notebook", "some.ipynb", str(folder / "some.ipynb")]
+        monkeypatch.setattr(sys, "argv", [*arguments, "--parameters", '{"threads": 3, "seed": 5}'])
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+        run_notebook.main()
+
+    run.folder = tmp_path / "run"
+    return run
+
+
+def test_a_notebook_runs_alone_in_its_folder_with_its_parameters(notebook_run):
+    folder = notebook_run.folder
+    folder.mkdir()
+    for stale in ("failed.ipynb", "error.json", ".part-1-resume.pt"):
+        (folder / stale).touch()
+
+    def look(notebook, running, parameters, **options):
+        assert parameters == {"threads": 3, "seed": 5, "output": str(folder)}
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+        assert not list(folder.iterdir())
+        second = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(second)
+        running.write_text("executed")
+
+    notebook_run(look)
+    assert [path.name for path in folder.iterdir()] == ["some.ipynb"]
+
+
+def test_a_kernel_that_dies_is_a_failed_run(notebook_run):
+    def die(notebook, running, parameters, **options):
+        running.write_text("half")
+        raise MemoryError("kernel died")
+
+    with pytest.raises(SystemExit, match=r"some\.ipynb failed: MemoryError: kernel died"):
+        notebook_run(die)
+    folder = notebook_run.folder
+    assert {path.name for path in folder.iterdir()} == {"failed.ipynb", "error.json"}
+    assert json.loads((folder / "error.json").read_text()) == {"error": "MemoryError: kernel died"}
+
+
+@pytest.mark.parametrize("left", [None, "", "{}"])
+def test_a_run_that_left_no_error_is_reported_with_its_log(tmp_path, capsys, left):
+    study = Study.of(FRAGILE)
+    for run in study.accuracy:
+        place = tmp_path / "runs/accuracy" / run.name
+        place.mkdir(parents=True)
+        if left is not None:
+            (place / "error.json").write_text(left)
+    run_study.report(study, tmp_path, run_study.failures(study, tmp_path), collected=False)
+    said = capsys.readouterr().out
+    for run in study.accuracy:
+        assert f"FAILED {run.name}: it left no error; see its log.txt" in said
+        assert f"log      {tmp_path / 'runs/accuracy' / run.name / 'log.txt'}" in said
+    assert "are in" not in said
+
+
+# --- Studies that are refused -----------------------------------------------------------------
+
+
+def changed(**changes):
+    """The fragile study as YAML text, changed: keys are paths, None deletes."""
+    config = json.loads(json.dumps(FRAGILE))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = config
+        for key in parents:
+            place = place[key]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return yaml.safe_dump(config)
+
+
+COMMON, GRID = "accuracy__common__", "accuracy__grid"
+REFUSED = {
+    "empty file": ("", ["None is not of type 'object'", "allowed keys: study, description"]),
+    "no YAML": ("study: [", ["study.yaml is no YAML"]),
+    "no text": (b"study: \xff\xfe", ["study.yaml is no YAML"]),
+    "a list": ("- study", ["is not of type 'object'"]),
+    "unknown key": (changed(extra=1), ["'extra'", "allowed keys: study, description, threads"]),
+    "unknown key below": (changed(accuracy__grids=[]), ["'grids'", "allowed keys: common, grid"]),
+    "missing key": (changed(threads=None), ["'threads' is a required property"]),
+    "missing grid": (changed(accuracy__grid=None), ["$.accuracy", "'grid' is a required"]),
+    "empty grid": (changed(accuracy__grid=[]), ["$.accuracy.grid"]),
+    "empty block": (changed(accuracy__grid=[{}]), ["$.accuracy.grid[0]"]),
+    "no values": (changed(accuracy__grid=[{"seed": []}]), ["$.accuracy.grid[0].seed"]),
+    "no list": (changed(accuracy__grid=[{"tiling": "none"}]), ["grid[0].tiling", "'array'"]),
+    "study's name": (changed(study="../up"), ["$.study", "'../up' does not match"]),
+    "no threads": (changed(threads=0), ["$.threads", "0 is less than the minimum of 1"]),
+    "unknown parameter": (
+        changed(accuracy__common__learning_rat=0.1),
+        ["accuracy.ipynb has no parameter learning_rat to set", "learning_rate, momentum"],
+    ),
+    "unknown parameter in the grid": (
+        changed(accuracy__grid=[{"seed": [0]}, {"sed": [0, 1]}]),
+        ["accuracy.ipynb has no parameter sed to set", ", seed, device"],
+    ),
+    "parameter that is a number": (
+        changed(accuracy__grid=[{5: [0]}]),
+        ["accuracy.ipynb has no parameter 5 to set", ", seed, device"],
+    ),
+    "the study's threads": (changed(accuracy__common__threads=2), ["no parameter threads to set"]),
+    "the study's output": (changed(accuracy__grid=[{"output": ["x"]}]), ["no parameter output"]),
+    "date": ("study: s\ndescription: d\nthreads: 1\naccuracy:\n  common: {}\n  grid:\n"
+             "    - seed: [2024-01-01]\n", ["grid[0].seed[0]", "datetime.date(2024, 1, 1)"]),
+    "mapping": (changed(accuracy__common__n_tiles={"a": 1}), ["$.accuracy.common.n_tiles"]),
+    "unknown tiling": (
+        changed(accuracy__grid=[{"tiling": ["random", "diagonal"]}]),
+        ["tiling: got 'diagonal', allowed: none, image, alternate, random"],
+    ),
+    "too many tiles": (
+        changed(accuracy__common__n_tiles=[16, 257, 1]),
+        ["n_tiles: got 257 for convolution 2, allowed: 1 to 256, its patches"],
+    ),
+    "values that are no lists": (
+        changed(accuracy__grid=[{"n_tiles": [16, 4, 1]}]),
+        ["n_tiles: got 16, expected a sequence of integers"],
+    ),
+    "no epochs": (changed(accuracy__common__epochs=0), ["epochs: got 0, allowed: at least 1"]),
+    "text for a number": (
+        changed(accuracy__grid=[{"learning_rate": [0.05, "5e-2"]}]),
+        ["learning_rate: got '5e-2', expected a number"],
+    ),
+    "infinite number": (
+        changed(accuracy__grid=[{"learning_rate": [float("inf")]}]), ["learning_rate: got inf"]
+    ),
+    "more images than there are": (
+        changed(accuracy__common__n_train=4001), ["n_train: got 4001, allowed: 1 to 4000"]
+    ),
+    "batch above the images": (
+        changed(accuracy__common__batch_size=513),
+        ["batch_size: got 513, but MNIST", "has 512 training images"],
+    ),
+    "unknown data": (
+        changed(accuracy__common__dataset="no/such/folder"),
+        ["got 'no/such/folder', allowed: mnist5k, cifar10", "or the path of a folder"],
+    ),
+    "data in a list": (
+        changed(accuracy__common__dataset=["mnist5k"]), ["got ['mnist5k'], expected a name"]
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch):
+    """Start a study that must be refused; return what it says, having left nothing behind."""
+
+    def start(text, *options, results=tmp_path / "results"):
+        config = tmp_path / "study.yaml"
+        if text is not None:
+            config.write_bytes(text if isinstance(text, bytes) else text.encode())
+        monkeypatch.chdir(tmp_path)  # main goes to the repository's root: come back after it
+        arguments = ["run_study", config, "--results", results, *options]
+        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+        monkeypatch.setattr(run_study, "run_snakemake", lambda *_, **__: pytest.fail("it started"))
+        with pytest.raises(SystemExit) as caught:
+            run_study.main()
+        assert isinstance(caught.value.code, str)  # a message: exit code 1
+        assert caught.value.code.startswith("study not started: ")
+        assert not list(tmp_path.rglob("runs"))
+        return caught.value.code
+
+    return start
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_study_is_refused(refusal, tmp_path, text, words):
+    said = refusal(text)
+    for word in words:
+        assert word in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_study_that_the_bad_ones_change_is_good():
+    run_study.check_runs(Study.of(FRAGILE))
+
+
+def test_a_missing_file_is_refused_with_the_studies_there_are(refusal, tmp_path):
+    said = refusal(None)
+    assert str(tmp_path / "study.yaml") in said
+    assert said.endswith(": " + ", ".join(path.stem for path in STUDIES))
+
+
+def test_a_folder_with_a_damaged_parquet_file_is_refused(refusal, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "test"):
+        (data / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
+    said = refusal(changed(), "--data", data)
+    assert f"{data / 'train-00000-of-00001.parquet'}: not a readable Parquet file" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(refusal):
+    said = refusal(changed(accuracy__common__device="cuda"))
+    assert "device: got 'cuda', allowed: auto, cpu (this machine has no usable GPU)" in said
+
+
+def test_results_that_cannot_be_written_are_refused(refusal, tmp_path):
+    (tmp_path / "file").touch()
+    said = refusal(changed(), results=tmp_path / "file/results")
+    assert f"results: cannot write to {tmp_path / 'file/results/fragile'}" in said
+
+
+def test_no_cores_are_refused(refusal):
+    assert "cores: got 0, allowed: at least 1" in refusal(changed(), "--cores", 0)
+
+
+def test_a_second_study_on_the_same_folder_is_refused(refusal, tmp_path):
+    folder = tmp_path / "results/fragile"
+    folder.mkdir(parents=True)
+    with run_study.sole_user(folder):
+        assert f"another one is running in {folder}" in refusal(changed())
+    with run_study.sole_user(folder):
+        pass  # let go of
+
+
+@pytest.mark.parametrize("case", ["unknown parameter", "locked"])
+def test_refusals_reach_the_command_line(house, tmp_path, case):
+    folder = tmp_path / "results/fragile"
+    folder.mkdir(parents=True)
+    text, word = (changed(), "another one is running") if case == "locked" else REFUSED[case]
+    config = tmp_path / "study.yaml"
+    config.write_text(text)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = execute(house, *command(config, tmp_path / "results"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("study not started: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert (word if case == "locked" else word[0]) in done.stderr
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+# --- Names of runs ----------------------------------------------------------------------------
+
+
+def study_of(common, *grid, threads=1, data=None):
+    experiment = {"common": common, "grid": list(grid)}
+    config = {"study": "s", "description": "d", "threads": threads, "accuracy": experiment}
+    return Study.of(config, data).accuracy
+
+
+def parameters_of(notebook):
+    return papermill.inspect_notebook(str(notebook))
+
+
+def test_every_parameter_changes_the_name():
+    names = [study_of({}, {"seed": [0]})[0].name, study_of({}, {"seed": [0]}, threads=2)[0].name]
+    for parameter in set(parameters_of(ROOT / "notebooks/accuracy.ipynb")) - {"threads", "output"}:
+        for value in ("one", [1, 2]):
+            common = {} if parameter == "seed" else {"seed": 0}
+            names.append(study_of(common, {parameter: [value]})[0].name)
+    assert len(set(names)) == len(names)
+
+
+def test_the_same_parameters_have_the_same_name_on_every_day():
+    (run,) = study_of({"epochs": 2, "n_tiles": [4, 2, 1]}, {"tiling": ["image"], "seed": [3]})
+    (other,) = study_of({"seed": 3}, {"tiling": ["image"], "n_tiles": [[4, 2, 1]], "epochs": [2]})
+    assert run.name == other.name
+    assert run.parameters == other.parameters
+    # Where finished runs are looked for: under another name they would be trained again.
+    assert run.name == "image-3-f74c1245"
+
+
+def test_a_grid_is_the_union_of_its_products_without_repetition():
+    runs = study_of(
+        {"epochs": 2},
+        {"tiling": ["none", "image"], "seed": [0, 1]},
+        {"tiling": ["image", "random"], "seed": [1, 1]},
+    )
+    got = [(run.parameters["tiling"], run.parameters["seed"]) for run in runs]
+    assert got == [("none", 0), ("none", 1), ("image", 0), ("image", 1), ("random", 1)]
+    assert all(run.parameters["epochs"] == 2 and run.parameters["threads"] == 1 for run in runs)
+    assert len({run.name for run in runs}) == 5
+
+
+def test_data_of_the_command_line_replace_those_of_every_run():
+    grid = {"dataset": ["mnist5k", "svhn"], "seed": [0, 1]}
+    runs = study_of({"dataset": "cifar100"}, grid, {"tiling": ["none"]}, data="some/folder")
+    assert [run.parameters["dataset"] for run in runs] == ["some/folder"] * 3
+    assert len({run.name for run in runs} | {run.name for run in study_of({}, grid)}) == 7
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_here_are_good(path):
+    study = load_study(path)
+    assert study.name == path.stem
+    assert study.accuracy
+
+
+# --- Notebooks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_have_one_cell_of_parameters_each_with_a_comment(path):
+    notebook = nbformat.read(path, 4)
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"\w+ = .+  # \S.*", line), line
+    names = [line.partition(" = ")[0] for line in cell.source.splitlines()]
+    assert list(parameters_of(path)) == names
+    assert 'output = ""' in cell.source  # run by hand, it writes nothing
+
+
+def test_the_accuracy_notebook_has_every_parameter_of_its_run():
+    names = set(parameters_of(ROOT / "notebooks/accuracy.ipynb"))
+    assert names == {*AccuracyRun().parameters(), "output"}
