@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rapa_lib._checks import check_choice, check_int
 from rapa_lib._geometry import Geometry, kernels_of, matrices_of
 from rapa_lib._tiled_conv import tiled_conv2d
+from rapa_lib.tiling import check_n_tiles
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -121,6 +122,12 @@ class PatchConv2d(nn.Module):
                 f"fewer than a kernel of {self.kernel_size} with dilation {self.dilation} needs"
             )
         return geometry.output
+
+    def _output_size_for_tiles(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """The output's size, if it has a patch for every tile; ValueError otherwise."""
+        size = self.output_size(input_size)
+        check_n_tiles(self.n_tiles, *size)
+        return size
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() not in (3, 4):

@@ -105,12 +105,7 @@ class RapaConv2d(PatchConv2d):
             ValueError: if the output has fewer positions than there are tiles.
         """
         check_int("batch_size", batch_size, low=0)
-        height, width = self.output_size(input_size)
-        if self.n_tiles > height * width:
-            raise ValueError(
-                f"n_tiles: got {self.n_tiles}, but an output of {height} × {width} has only "
-                f"{height * width} patches; allowed: 1 to {height * width}"
-            )
+        height, width = self._output_size_for_tiles(input_size)
         redraw = TILINGS[self.tiling].redraw
         drawn = draw(
             self.weight,

@@ -85,13 +85,8 @@ class PerforatedConv2d(PatchConv2d):
             ValueError: if n_tiles exceeds the number of output positions L.
         """
         check_int("batch_size", batch_size, low=0)
-        height, width = self.output_size(input_size)
+        height, width = self._output_size_for_tiles(input_size)
         n_patches = height * width
-        if self.n_tiles > n_patches:
-            raise ValueError(
-                f"n_tiles: got {self.n_tiles}, but an output of {height} × {width} has only "
-                f"{n_patches} patches; allowed: 1 to {n_patches}"
-            )
         n_computed = -(-n_patches // self.n_tiles)
         return draw_positions(self.weight, batch_size, n_patches, n_computed, self._frozen_seed)
 

@@ -94,11 +94,7 @@ def draw_assignment(
     check_int("height", height, low=1)
     check_int("width", width, low=1)
     check_int("n_tiles", n_tiles, low=1)
-    if n_tiles > height * width:
-        raise ValueError(
-            f"n_tiles: got {n_tiles}, but an output of {height} × {width} has only "
-            f"{height * width} patches; allowed: 1 to {height * width}"
-        )
+    check_n_tiles(n_tiles, height, width)
     if tiling == "none" and n_tiles != 1:
         raise ValueError(f"n_tiles: got {n_tiles}, but tiling 'none' has one tile")
     with torch.device("cpu" if device is None else device):
@@ -117,6 +113,15 @@ def draw_assignment(
                 f"{n_tiles - 1}"
             )
     return assignment
+
+
+def check_n_tiles(n_tiles: int, height: int, width: int) -> None:
+    """Raise ValueError if an output of that size has fewer patches than there are tiles."""
+    if n_tiles > height * width:
+        raise ValueError(
+            f"n_tiles: got {n_tiles}, but an output of {height} × {width} has only "
+            f"{height * width} patches; allowed: 1 to {height * width}"
+        )
 
 
 @register_tiling("none")
