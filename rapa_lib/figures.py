@@ -48,28 +48,34 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     """
     table = table.assign(label=configuration_labels(table))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.6))
-        axes = figure.subplots()
-        order = _label_order(table)
-        long = table.melt(id_vars=["label", "seed"], value_vars=list(MEASURES), var_name="measure")
-        long["measure"] = long["measure"].map(MEASURES)
-        common = {
-            "data": long, "x": "label", "y": "value", "hue": "measure", "order": order,
-            "hue_order": list(MEASURES.values()), "palette": "colorblind", "ax": axes,
-        }  # fmt: skip
-        sns.stripplot(**common, dodge=True, jitter=False, size=4, alpha=0.5, legend=False)
-        sns.pointplot(
-            **common, dodge=0.8 - 0.8 / len(MEASURES), linestyle="none", marker="D",
-            markersize=5, capsize=0.08, errorbar=_t_interval, err_kws={"linewidth": 1.5},
-        )  # fmt: skip
+        figure = Figure(figsize=(_WIDTH, 4.8))
+        # Merged networks have a scale of their own: they can be far worse.
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        palette = dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False))
+        *as_they_are, merged = MEASURES
+        for axes, measures in ((upper, as_they_are), (lower, [merged])):
+            long = table.melt(id_vars=["label", "seed"], value_vars=measures, var_name="measure")
+            long["measure"] = long["measure"].map(MEASURES)
+            common = {
+                "data": long, "x": "label", "y": "value", "hue": "measure",
+                "order": _label_order(table), "palette": palette, "ax": axes,
+                "hue_order": [MEASURES[measure] for measure in measures],
+            }  # fmt: skip
+            sns.stripplot(
+                **common, dodge=len(measures) > 1, jitter=False, size=4, alpha=0.5, legend=False
+            )
+            sns.pointplot(
+                **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D",
+                markersize=5, capsize=0.08, errorbar=_t_interval, err_kws={"linewidth": 1.5},
+            )  # fmt: skip
+            axes.set(xlabel="", ylabel="test error (%)")
+            axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+        lower.set_xlabel("tiling")
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
-        axes.set(
-            xlabel="tiling",
-            ylabel="test error (%)",
-            title=f"{_joined(table['dataset'])}, {_joined(table['epochs'])} epochs; {interval}",
+        upper.set_title(
+            f"{_joined(table['dataset'])}, {_joined(table['epochs'])} epochs; {interval}"
         )
-        axes.legend(title=None, ncols=len(MEASURES), loc="lower center", bbox_to_anchor=(0.5, -0.4))
     return figure
 
 
