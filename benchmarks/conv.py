@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rapa_lib import RapaConv2d, RapaConvNet, TrainConfig, _compiled, convert_to_rapa
+from rapa_lib import RapaConv2d, RapaConvNet, TrainConfig, convert_to_rapa
 from rapa_lib._files import whole_file
 from rapa_lib.records import provenance, write_json
 from rapa_lib.training import InputScaling, _optimizer, augment
@@ -195,29 +195,35 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 PEAK = """
-import resource, torch
+import torch
 from rapa_lib import RapaConv2d
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def memory(kind):  # in MB: VmRSS is what is held now, VmHWM the most that was
+    for line in open("/proc/self/status"):
+        if line.startswith(kind):
+            return int(line.split()[1]) / 1024
+
 RapaConv2d(3, 4, 3)(torch.randn(2, 3, 8, 8)).sum().backward()  # load what is loaded once
 fan_in, fan_out, size, n_tiles, batch = {numbers}
 layer = RapaConv2d(fan_in, fan_out, 5, padding=2, n_tiles=n_tiles)
 x = torch.randn(batch, fan_in, size, size).contiguous(memory_format=torch.channels_last)
 x.requires_grad_()
-y = torch.zeros(batch, fan_out, size, size).contiguous(memory_format=torch.channels_last)
-needed = [y, torch.zeros_like(y), torch.zeros_like(x), torch.zeros_like(layer.weight)]
-before = peak()
-grad = needed.pop(1)
-del needed, y
+grad = torch.ones(batch, fan_out, size, size).contiguous(memory_format=torch.channels_last)
+needed = sum(t.numel() * 4 for t in (grad, x, *layer.parameters())) / 2**20
+before = memory("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the most starts again from now
+held = torch.ones({hold} * 2**18)
 y = layer(x)
 gradients = torch.autograd.grad(y, (x, *layer.parameters()), grad)
-print(max(0.0, peak() - before))
+print(memory("VmHWM") - before - needed)
 """
 
 
-def extra_memory(layer: tuple[int, int, int], n_tiles: int, batch: int) -> float:
-    """High-water mark in MB over input, output, kernels and their gradients, in a new process."""
-    code = PEAK.format(numbers=(*layer, n_tiles, batch))
+def extra_memory(layer: tuple[int, int, int], n_tiles: int, batch: int, hold: int = 0) -> float:
+    """The most that forward and backward hold, in MB, over input, output, kernels and their
+    gradients; measured in a new process (Linux), within a few MB. ``hold`` MB more are held to
+    prove that they are seen."""
+    code = PEAK.format(numbers=(*layer, n_tiles, batch), hold=hold)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -232,7 +238,6 @@ def machine(device: torch.device) -> dict:
     ]
     return provenance(device) | {
         "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
-        "products": "compiled" if _compiled.serves(torch.zeros(1), 1) else "PyTorch alone",
     }
 
 

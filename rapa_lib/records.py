@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 import torch
 
+from rapa_lib._compiled import serves
 from rapa_lib._files import whole_file
 
 PACKAGE = "rapa-convnets"
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Say what computed a result: commit, versions, device, threads."""
+    """Say what computed a result: commit, versions, device, threads, and which tiled products."""
     return {
         "git_commit": git_commit(),
         "package_version": package_version(),
@@ -26,6 +27,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "python_version": platform.python_version(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "products": "compiled" if serves(torch.empty(0, device=device), 1) else "PyTorch",
     }
 
 

@@ -208,3 +208,12 @@ def test_paths_in_the_readme_exist():
     readme = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", readme):
         assert (ROOT / target).exists(), target
+
+
+def test_the_readmes_tables_are_those_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    summary = (ROOT / "results/cifar10/accuracy.md").read_text()
+    table = [line for line in summary.splitlines() if line.startswith("|")]
+    assert len(table) >= 5
+    assert "\n".join(table) in readme
+    assert (ROOT / "results/benchmarks/conv.md").read_text().strip() in readme

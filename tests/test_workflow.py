@@ -500,6 +500,8 @@ def test_a_notebook_runs_alone_in_its_folder_with_its_parameters(notebook_run):
     def look(notebook, running, parameters, **options):
         assert parameters == {"threads": 3, "seed": 5, "output": str(folder)}
         assert os.environ["OMP_NUM_THREADS"] == "3"
+        # Ports would be a race between kernels that start at once.
+        assert options["config"].KernelManager.transport == "ipc"
         assert not list(folder.iterdir())
         second = os.open(folder, os.O_RDONLY)
         with pytest.raises(BlockingIOError):

@@ -9,10 +9,12 @@ import fcntl
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import papermill
 from study import ROOT
+from traitlets.config import Config
 
 # Nothing of rapa_lib: beside every kernel this process waits, and PyTorch would cost it 0.6 GB.
 
@@ -33,14 +35,19 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
     running = folder / "running.ipynb"
     try:
-        papermill.execute_notebook(
-            options.notebook,
-            running,
-            options.parameters | {"output": str(folder)},
-            kernel_name="python3",
-            cwd=ROOT,
-            progress_bar=False,
-        )
+        with tempfile.TemporaryDirectory() as sockets:
+            # Not ports, which kernels that start at once take from one another: in some sixty
+            # starts of two, one died of it.
+            kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+            papermill.execute_notebook(
+                options.notebook,
+                running,
+                options.parameters | {"output": str(folder)},
+                kernel_name="python3",
+                cwd=ROOT,
+                progress_bar=False,
+                config=Config(KernelManager=kernel),
+            )
     except Exception as error:
         if running.exists():
             running.replace(folder / "failed.ipynb")
