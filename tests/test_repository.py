@@ -166,6 +166,7 @@ SMALL = {
     "make lab": {"LAB_ARGS": "--version"},
     "make lint": {},
     "make study STUDY=smoke": {},
+    ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
 }
 # Lines that need what a test cannot have: data, or hours.
 UNRUN = {"make study STUDY=cifar10 DATA=../shared/data/cifar10"}

@@ -67,7 +67,8 @@ def summary(table: pd.DataFrame, description: str, missing: int) -> str:
     ]
     for label, column in {
         "Code": "git_commit", "Package": "package_version", "PyTorch": "torch_version",
-        "Device": "device", "Threads a run": "threads", "Tiled products": "products", "Data (sha256)": "data_fingerprint",
+        "Device": "device", "Threads a run": "threads", "Tiled products": "products",
+        "Data (sha256)": "data_fingerprint",
     }.items():  # fmt: skip
         if column in table:
             lines.append(f"- {label}: {', '.join(map(str, table[column].unique()))}")
