@@ -71,6 +71,10 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
             axes.set(xlabel="", ylabel="test error (%)")
             axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
         lower.set_xlabel("tiling")
+        if table["label"].nunique() > 5:  # side by side they would overlap
+            lower.tick_params(axis="x", rotation=25)
+            for label in lower.get_xticklabels():
+                label.set_horizontalalignment("right")
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
         upper.set_title(
