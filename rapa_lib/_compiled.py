@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rapa_lib._files import whole_file
-from rapa_lib._geometry import Geometry, kernels_of, matrices_of
+from rapa_lib._geometry import Geometry, kernels_of, matrices_of, pixels_of
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ def forward(
 ) -> Tensor:
     """See :func:`rapa_lib._tiled_ops.forward`."""
     y = x.new_empty(len(x), *geometry.output, weight.shape[1])
+    assignment = _rows(assignment)
+    bias = None if bias is None else bias.contiguous()
     layer = _layer(x.shape, weight.shape[1], len(weight), assignment, geometry, x.stride())
     _call("forward", layer, x, matrices_of(weight), bias, assignment, y)
     return y.permute(0, 3, 1, 2)
@@ -85,8 +87,9 @@ def grad_input(
     """See :func:`rapa_lib._tiled_ops.grad_input`."""
     size = (len(grad), weight.shape[2], *input_size)
     grad_x = grad.new_empty(size[0], *input_size, size[1])
+    assignment = _rows(assignment)
     layer = _layer(size, weight.shape[1], len(weight), assignment, geometry)
-    _call("grad_input", layer, _pixels(grad), matrices_of(weight), assignment, grad_x)
+    _call("grad_input", layer, pixels_of(grad), matrices_of(weight), assignment, grad_x)
     return grad_x.permute(0, 3, 1, 2)
 
 
@@ -104,8 +107,9 @@ def grad_weight(
     make = grad.new_empty if len(x) else grad.new_zeros
     matrices = make(n_tiles, *geometry.kernel, x.shape[1], out_channels)
     by_bias = make(n_tiles, out_channels)
+    assignment = _rows(assignment)
     layer = _layer(x.shape, out_channels, n_tiles, assignment, geometry, x.stride())
-    _call("grad_weight", layer, _pixels(grad), x, assignment, matrices, by_bias)
+    _call("grad_weight", layer, pixels_of(grad), x, assignment, matrices, by_bias)
     return kernels_of(matrices), by_bias
 
 
@@ -125,9 +129,9 @@ def argsort_rows(keys: Tensor) -> Tensor:
     return order
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """Images (N, O, H, W) as contiguous (N, H, W, O), copied if they are not."""
-    return images.permute(0, 2, 3, 1).contiguous()
+def _rows(assignment: Tensor) -> Tensor:
+    """The assignment with each image's tiles in one stretch; images may share theirs."""
+    return assignment if assignment.stride(1) == 1 else assignment.contiguous()
 
 
 def _layer(size, out_channels, n_tiles, assignment, geometry, strides=(0, 0, 0, 0)) -> _Layer:

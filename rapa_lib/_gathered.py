@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rapa_lib._geometry import Geometry, kernels_of, matrices_of
+from rapa_lib._geometry import Geometry, kernels_of, matrices_of, pixels_of
 
 # Large enough that a product has work to do, small enough to stay near the cache. Forward and
 # backward of three layers with (16, 4, 1) tiles at batch 128 on two cores took, in units of Conv2d:
@@ -125,11 +125,6 @@ def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """View channels-last images (B, O, H, W) as rows (B * H * W, O), copying if they are not."""
-    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
-
-
 def forward(
     x: Tensor,
     weight: Tensor,
@@ -143,11 +138,8 @@ def forward(
     n_tiles, _, per_group, _ = matrices.shape
     y = x.new_empty(len(x), geometry.n_patches, weight.shape[1])
     for chunk in _chunks(assignment, per_group * groups * x.element_size()):
-        padded = _pad(geometry, x[chunk])
-        starts = _patch_starts(geometry, len(padded), x.device)
         blocks = Blocks.of(assignment[chunk], n_tiles)
-        patches = _gather(geometry, padded, starts[blocks.patch.flatten()])
-        patches = _by_group(patches.view(*blocks.patch.shape, -1), groups, geometry.kernel)
+        patches = _patches(geometry, x[chunk], blocks, groups)
         out = (patches @ _of_blocks(matrices, blocks)).transpose(1, 2).flatten(2)
         if bias is not None:
             out = out + _of_blocks(bias, blocks)[:, None]
@@ -171,7 +163,7 @@ def grad_input(
     gx = grad.new_empty(len(grad), height, width, channels)
     for chunk in _chunks(assignment, per_group * groups * grad.element_size()):
         blocks = Blocks.of(assignment[chunk], n_tiles)
-        rows = blocks.take(_pixels(grad[chunk]))
+        rows = blocks.take(pixels_of(grad[chunk]).flatten(0, 2))
         rows = rows.unflatten(2, (groups, -1)).transpose(1, 2)
         products = _ungroup(rows @ _of_blocks(matrices, blocks), groups, geometry.kernel)
         batch = chunk.stop - chunk.start
@@ -199,12 +191,9 @@ def grad_weight(
     )
     total_bias = total.new_zeros(n_tiles, out_channels)
     for chunk in _chunks(assignment, per_group * groups * x.element_size()):
-        padded = _pad(geometry, x[chunk])
-        starts = _patch_starts(geometry, len(padded), x.device)
         blocks = Blocks.of(assignment[chunk], n_tiles)
-        patches = _gather(geometry, padded, starts[blocks.patch.flatten()])
-        patches = _by_group(patches.view(*blocks.patch.shape, -1), groups, geometry.kernel)
-        rows = blocks.take(_pixels(grad[chunk]))
+        patches = _patches(geometry, x[chunk], blocks, groups)
+        rows = blocks.take(pixels_of(grad[chunk]).flatten(0, 2))
         sums = rows.sum(1, dtype=total.dtype)
         rows = rows.unflatten(2, (groups, -1)).transpose(1, 2)
         if blocks.tile is None and total.dtype == rows.dtype:
@@ -218,6 +207,14 @@ def grad_weight(
             total_bias.index_add_(0, tile, sums)
     weight = _kernels(total, geometry.kernel)
     return weight.to(grad.dtype), total_bias.to(grad.dtype)
+
+
+def _patches(geometry: Geometry, images: Tensor, blocks: Blocks, groups: int) -> Tensor:
+    """Patches of images (B, C, H, W), block by block: (n_blocks, g, size, kh * kw * C/g)."""
+    padded = _pad(geometry, images)
+    starts = _patch_starts(geometry, len(images), images.device)
+    patches = _gather(geometry, padded, starts[blocks.patch.flatten()])
+    return _by_group(patches.view(*blocks.patch.shape, -1), groups, geometry.kernel)
 
 
 def _pad(geometry: Geometry, images: Tensor) -> Tensor:

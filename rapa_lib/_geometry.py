@@ -38,6 +38,11 @@ class Geometry(NamedTuple):
         return self.output[0] * self.output[1]
 
 
+def pixels_of(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as contiguous (N, H, W, C): a view, without a copy, if channels-last."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
 def matrices_of(kernels: Tensor) -> Tensor:
     """Kernels (T, O, C, kh, kw) as kernel matrices, transposed: contiguous (T, kh, kw, C, O).
 

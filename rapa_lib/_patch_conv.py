@@ -73,14 +73,16 @@ class PatchConv2d(nn.Module):
     def _register(self, lead: tuple[int, ...], bias: bool, device, dtype) -> None:
         """Make ``weight`` and ``bias`` with the leading dimensions ``lead`` before Conv2d's."""
         channels = self.in_channels // self.groups
-        shape = (*lead, self.out_channels, channels, *self.kernel_size)
-        weight = torch.empty(shape, device=device, dtype=dtype)
+        like = {"device": device, "dtype": dtype}
         if lead:
-            weight = kernels_of(matrices_of(weight))
-        self.weight = nn.Parameter(weight)
+            matrices = torch.empty(*lead, *self.kernel_size, channels, self.out_channels, **like)
+            self.weight = nn.Parameter(kernels_of(matrices))
+        else:
+            shape = (self.out_channels, channels, *self.kernel_size)
+            self.weight = nn.Parameter(torch.empty(shape, **like))
         if bias:
             shape = (*lead, self.out_channels)
-            self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(shape, **like))
         else:
             self.register_parameter("bias", None)
 

@@ -232,6 +232,23 @@ def test_memory_formats(n_tiles):
     torch.testing.assert_close(layer(strided, assignment), layer(strided.clone(), assignment))
 
 
+def test_assignments_and_biases_may_have_any_strides():
+    layer, x = double_layer(padding=1), images()
+    assignment = layer.assignment(3, (9, 8))
+    expected = layer(x, assignment)
+    torch.testing.assert_close(layer(x, assignment.t().contiguous().t()), expected)
+    torch.testing.assert_close(layer(x, assignment.repeat_interleave(2, dim=1)[:, ::2]), expected)
+    bias = torch.randn(8, 3, dtype=torch.double).t()  # (3, 8), as a cotangent may lie
+    for strided in (bias, bias[:, :1].expand(3, 8)):
+        by_strided = layer._convolve(x, layer.weight, strided, assignment)
+        torch.testing.assert_close(
+            by_strided,
+            layer._convolve(
+                x, layer.weight, strided.clone(memory_format=torch.contiguous_format), assignment
+            ),
+        )
+
+
 def test_unbatched_and_empty_batches():
     layer, x = double_layer(), images()
     assignment = layer.assignment(1, (9, 8))
