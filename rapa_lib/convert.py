@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rapa_lib._checks import check_bool, check_int
+from rapa_lib._modes import evaluation_mode
 from rapa_lib._patch_conv import PatchConv2d
 from rapa_lib.conv import RapaConv2d
 
@@ -120,19 +121,15 @@ def count_patches(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, in
                 patches[name] = output.shape[-2] * output.shape[-1]
 
             hooks.append(layer.register_forward_hook(note))
-    modes = {layer: layer.training for layer in model.modules()}
     parameter = next(model.parameters())
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype))
     except Exception as error:
         raise ValueError(f"input_size: the model fails on {tuple(input_size)}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, mode in modes.items():
-            layer.training = mode
     return patches
 
 

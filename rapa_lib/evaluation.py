@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int
+from rapa_lib._modes import evaluation_mode
 from rapa_lib._patch_conv import PatchConv2d
 from rapa_lib.convert import merge_tiles
 from rapa_lib.data import Dataset
@@ -117,19 +118,16 @@ def reestimate_normalisation(
     layers = [layer for layer in layers if layer.track_running_stats]
     if not layers:
         return
-    modes = {layer: layer.training for layer in model.modules()}
     momenta = [layer.momentum for layer in layers]
-    model.eval()
     try:
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain mean over passes
-            layer.train()
-        # Parts of nearly equal size, so that none weighs more than its images.
-        for part in images.tensor_split(max(1, len(images) // batch_size)):
-            model(scaling(part))
+        with evaluation_mode(model):
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # a plain mean over passes
+                layer.train()
+            # Parts of nearly equal size, so that none weighs more than its images.
+            for part in images.tensor_split(max(1, len(images) // batch_size)):
+                model(scaling(part))
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for layer, mode in modes.items():
-            layer.training = mode

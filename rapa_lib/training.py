@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rapa_lib._checks import check_bool, check_int, check_real
 from rapa_lib._files import whole_file, writable_folder
+from rapa_lib._modes import evaluation_mode
 from rapa_lib._patch_conv import mix_seeds
 from rapa_lib.conv import RapaConv2d
 from rapa_lib.data import Dataset
@@ -277,13 +278,8 @@ def predict(
     model: nn.Module, images: Tensor, scaling: InputScaling, *, batch_size: int = 500
 ) -> Tensor:
     """Logits (N, n_classes) of uint8 images (N, C, H, W), in evaluation mode."""
-    modes = {layer: layer.training for layer in model.modules()}
-    model.eval()
-    try:
+    with evaluation_mode(model):
         return torch.cat([model(scaling(part)) for part in images.split(batch_size)])
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
 
 
 def error_percent(scores: Tensor, labels: Tensor) -> float:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from those before it, never from those behind; names on a line are peers.
 LAYERS = """
-_checks _files _geometry _image_files
+_checks _files _geometry _image_files _modes
 _compiled _gathered data
 _tiled_ops tiling
 _tiled_conv
