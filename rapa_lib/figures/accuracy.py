@@ -1,7 +1,4 @@
-"""Figures and summary tables, each drawn from the records given to it and nothing else."""
-
-import json
-from pathlib import Path
+"""The accuracy experiment's figures and summary table, and assignments as pictures."""
 
 import matplotlib as mpl
 import numpy as np
@@ -11,25 +8,20 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rapa_lib._files import whole_file
-from rapa_lib.models import CONTROLS
-from rapa_lib.statistics import mean_interval
-from rapa_lib.tiling import TILINGS
+from rapa_lib.figures._style import (
+    STYLE,
+    WIDTH,
+    configuration_labels,
+    joined,
+    label_order,
+    t_interval,
+    with_interval,
+)
 
 MEASURES = {
     "test_error": "as it is",
     "test_error_vote": "vote of draws",
     "test_error_merged": "merged",
-}
-_WIDTH = 7.0  # inches: a column of text
-
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    "axes.titlesize": "medium",
-    "axes.titlelocation": "left",
-    "figure.constrained_layout.use": True,
-    "svg.hashsalt": "rapa",  # the same figure gives the same bytes
-    "legend.frameon": False,
 }
 
 
@@ -48,7 +40,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     """
     table = table.assign(label=configuration_labels(table))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 4.8))
+        figure = Figure(figsize=(WIDTH, 4.8))
         # Merged networks have a scale of their own: they can be far worse.
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         palette = dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False))
@@ -58,7 +50,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
             long["measure"] = long["measure"].map(MEASURES)
             common = {
                 "data": long, "x": "label", "y": "value", "hue": "measure",
-                "order": _label_order(table), "palette": palette, "ax": axes,
+                "order": label_order(table), "palette": palette, "ax": axes,
                 "hue_order": [MEASURES[measure] for measure in measures],
             }  # fmt: skip
             sns.stripplot(
@@ -66,7 +58,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
             )
             sns.pointplot(
                 **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D",
-                markersize=5, capsize=0.08, errorbar=_t_interval, err_kws={"linewidth": 1.5},
+                markersize=5, capsize=0.08, errorbar=t_interval, err_kws={"linewidth": 1.5},
             )  # fmt: skip
             axes.set(xlabel="", ylabel="test error (%)")
             axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
@@ -77,9 +69,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
                 label.set_horizontalalignment("right")
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
-        upper.set_title(
-            f"{_joined(table['dataset'])}, {_joined(table['epochs'])} epochs; {interval}"
-        )
+        upper.set_title(f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}")
     return figure
 
 
@@ -92,7 +82,7 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.2))
+        figure = Figure(figsize=(WIDTH, 3.2))
         left, right = figure.subplots(1, 2)
         many = curves["seed"].nunique() > 1
         for axes, column, label in (
@@ -101,8 +91,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
         ):
             sns.lineplot(
                 curves, x="epoch", y=column, hue="label", style="label",
-                hue_order=_label_order(curves), style_order=_label_order(curves),
-                errorbar=_t_interval if many else None, palette="colorblind", ax=axes,
+                hue_order=label_order(curves), style_order=label_order(curves),
+                errorbar=t_interval if many else None, palette="colorblind", ax=axes,
                 legend=axes is right,
             )  # fmt: skip
             axes.set(xlabel="epoch", ylabel=label)
@@ -114,7 +104,7 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
         left.yaxis.set_minor_locator(mpl.ticker.NullLocator())
         right.legend(title=None)
         shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-        left.set_title(f"{_joined(curves['dataset'])}; {shown}")
+        left.set_title(f"{joined(curves['dataset'])}; {shown}")
     return figure
 
 
@@ -128,7 +118,7 @@ def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -
     with mpl.rc_context(STYLE):
         columns = min(len(assignments), 3)
         rows = -(-len(assignments) // columns)
-        figure = Figure(figsize=(_WIDTH, 0.4 + _WIDTH / columns * rows * height / width))
+        figure = Figure(figsize=(WIDTH, 0.4 + WIDTH / columns * rows * height / width))
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (title, tiles) in zip(panels, assignments.items(), strict=False):
             plane = tiles.view(height, width).numpy()
@@ -155,79 +145,17 @@ def accuracy_summary(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(label=configuration_labels(table))
     keys = ["dataset", "n_tiles", "tile_init", "pooling", "epochs"]
     rows = []
-    for label in _label_order(table):
+    for label in label_order(table):
         runs = table[table["label"] == label]
         tiling, *others = label.split("\n")
         others = [other for other in others if other.split()[0] not in keys]
         row = {"tiling": ", ".join([tiling, *others])}
         row |= {key: runs[key].iloc[0] for key in keys} | {"seeds": len(runs)}
-        row["test error (%)"] = _with_interval(runs["test_error"])
-        row["vote (%)"] = _with_interval(runs["test_error_vote"])
-        row["mean softmax (%)"] = _with_interval(runs["test_error_softmax"])
-        row["merged (%)"] = _with_interval(runs["test_error_merged"])
+        row["test error (%)"] = with_interval(runs["test_error"])
+        row["vote (%)"] = with_interval(runs["test_error_vote"])
+        row["mean softmax (%)"] = with_interval(runs["test_error_softmax"])
+        row["merged (%)"] = with_interval(runs["test_error_merged"])
         row["parameters"] = f"{int(runs['n_parameters'].iloc[0]):,}"
         row["seconds an epoch"] = f"{(runs['train_seconds'] / runs['epochs']).mean():.1f}"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def configuration_labels(table: pd.DataFrame) -> pd.Series:
-    """Name every row's configuration: its tiling, and what else varies among the tiling's rows.
-
-    An interval "over seeds" is one over the rows of a label: nothing but the seed may vary there.
-
-    Args:
-        table: rows with ``tiling``. Of the others, those columns count that name a configuration,
-            and every parameter in ``config`` (JSON) if there is one.
-    """
-    settings = table.reindex(columns=["dataset", "n_tiles", "tile_init", "pooling", "epochs"])
-    if "config" in table:
-        config = pd.DataFrame(list(map(json.loads, table["config"])), index=table.index)
-        told = {"seed", "tiling", *settings}  # what has a column of its own
-        settings = settings.join(config[[name for name in config if name not in told]])
-    settings = settings.astype(str)
-    labels = table["tiling"].copy()
-    for name in settings:
-        varies = settings.groupby(table["tiling"])[name].transform("nunique") > 1
-        labels[varies] += "\n" + name + " " + settings.loc[varies, name]
-    return labels
-
-
-def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write a figure as ``stem.png`` and ``stem.svg``, each whole or not at all."""
-    paths = [Path(f"{stem}{suffix}") for suffix in (".png", ".svg")]
-    for path in paths:
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        with whole_file(path) as part, mpl.rc_context(STYLE):
-            figure.savefig(part, dpi=160, metadata=metadata)
-    return paths
-
-
-def tiling_order(tilings: pd.Series) -> list[str]:
-    """The tilings that occur, in the order in which the study names them."""
-    present = set(tilings)
-    known = [name for name in (*TILINGS, *CONTROLS) if name in present]
-    return known + sorted(present - set(known))
-
-
-def _label_order(table: pd.DataFrame) -> list[str]:
-    """The labels that occur, by tiling."""
-    labels = table[["tiling", "label"]].drop_duplicates()
-    return [
-        label
-        for tiling in tiling_order(table["tiling"])
-        for label in sorted(labels.loc[labels["tiling"] == tiling, "label"])
-    ]
-
-
-def _with_interval(values: pd.Series) -> str:
-    mean, low, _ = mean_interval(values)
-    return f"{mean:.2f}" if np.isnan(low) else f"{mean:.2f} ± {mean - low:.2f}"
-
-
-def _t_interval(values: pd.Series) -> tuple[float, float]:
-    return mean_interval(values)[1:]
-
-
-def _joined(values: pd.Series) -> str:
-    return ", ".join(map(str, pd.unique(values)))
