@@ -16,6 +16,13 @@ from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
 from rapa_lib.perforated import PerforatedConv2d
 from rapa_lib.records import collect
+from rapa_lib.regularization import (
+    measured_penalty,
+    penalty_gradient,
+    predicted_penalty,
+    scale_deviations,
+)
+from rapa_lib.similarity import LayerSimilarity, kernel_similarity, tile_similarity
 from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
 from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
@@ -27,6 +34,7 @@ __all__ = [
     "Dataset",
     "DivergedError",
     "InputScaling",
+    "LayerSimilarity",
     "MixedPool2d",
     "PerforatedConv2d",
     "RapaConv2d",
@@ -41,12 +49,18 @@ __all__ = [
     "draw_assignment",
     "evaluate",
     "frozen_draws",
+    "kernel_similarity",
     "load_dataset",
     "load_network",
     "mean_interval",
+    "measured_penalty",
     "merge_tiles",
+    "penalty_gradient",
+    "predicted_penalty",
     "reestimate_normalisation",
     "register_tiling",
     "save_run",
+    "scale_deviations",
+    "tile_similarity",
     "train",
 ]

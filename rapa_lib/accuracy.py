@@ -13,8 +13,12 @@ from rapa_lib.data import Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate
 from rapa_lib.models import RapaConvNet, check_shape, count_parameters
 from rapa_lib.records import provenance, write_json
+from rapa_lib.regularization import measured_penalty
+from rapa_lib.similarity import tile_similarity, tiled_layers
+from rapa_lib.tiling import TILINGS
 from rapa_lib.training import (
     InputScaling,
+    Measure,
     TrainConfig,
     Training,
     load_checkpoint,
@@ -27,7 +31,10 @@ from rapa_lib.training import (
 LABELS = ("dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs", "seed")
 
 # Seeds of independent purposes are mixed from the run's seed and one of these.
-_NETWORK, _EVALUATION = 1_000_001, 1_000_002
+_NETWORK, _EVALUATION, _IMAGES = 1_000_001, 1_000_002, 1_000_004
+
+# The penalty of random assignment is recorded on so many training images with so many draws.
+PENALTY_IMAGES, PENALTY_DRAWS = 100, 8
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class AccuracyRun:
         epochs, batch_size, learning_rate, momentum, weight_decay, tile_lr_power, mirror,
             max_shift: see :class:`TrainConfig`.
         draws: forward passes with fresh assignments when the test error is measured.
+        similarity_every: record the similarity of tiles every so many epochs, and before the
+            first and after the last; 0 never.
+        penalty_every: likewise the penalty of random assignment, where assignments are random.
         seed: of everything that is drawn.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …, or ``"auto"``: a GPU if there is one.
         threads: CPU threads; 0 leaves PyTorch's choice. Bits can differ between numbers of them.
@@ -74,6 +84,8 @@ class AccuracyRun:
     mirror: bool = False
     max_shift: int = 0
     draws: int = 5
+    similarity_every: int = 1
+    penalty_every: int = 0
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -83,6 +95,8 @@ class AccuracyRun:
         plain = asdict(self.training_config())
         plain["draws"] = check_int("draws", self.draws, low=1)
         plain["threads"] = check_int("threads", self.threads, low=0)
+        for name in ("similarity_every", "penalty_every"):
+            plain[name] = check_int(name, getattr(self, name), low=0)
         for name in ("n_train", "n_test", "image_size"):
             if getattr(self, name) is not None:
                 plain[name] = check_int(name, getattr(self, name), low=1)
@@ -148,7 +162,33 @@ class AccuracyRun:
     ) -> Training:
         """Train the network; a ``resume`` file makes the training survive interruptions."""
         self._use_threads()
-        return train(network, data, self.training_config(), checkpoint=resume, progress=progress)
+        return train(
+            network, data, self.training_config(), checkpoint=resume, progress=progress,
+            measure=self._measure(data),
+        )  # fmt: skip
+
+    def _measure(self, data: Dataset) -> Measure:
+        """What is recorded of the tiles every few epochs."""
+        with seeded(self.seed, _IMAGES):
+            chosen = torch.randperm(len(data.train_images))[:PENALTY_IMAGES]
+        images, labels = data.train_images[chosen], data.train_labels[chosen]
+        images, labels = images.to(self._device), labels.to(self._device)
+
+        def due(epoch: int, every: int) -> bool:
+            return every > 0 and (epoch % every == 0 or epoch == self.epochs)
+
+        def measure(network, epoch: int, scaling: InputScaling) -> dict[str, Any] | None:
+            tiled = tiled_layers(network)
+            taken = {}
+            if tiled and due(epoch, self.similarity_every):
+                taken["similarity"] = [asdict(row) for row in tile_similarity(network)]
+            if tiled and due(epoch, self.penalty_every) and TILINGS[self.tiling].redraw:
+                seed = int(torch.randint(2**31, ()))
+                rows = measured_penalty(network, scaling(images), labels, PENALTY_DRAWS, seed=seed)
+                taken["penalty"] = [asdict(row) for row in rows]
+            return taken or None
+
+        return measure
 
     def evaluate(self, network: RapaConvNet, data: Dataset, scaling: InputScaling) -> TestErrors:
         """Measure the test errors, draws seeded by the run's seed."""
@@ -198,7 +238,9 @@ def save_run(
     training: Training,
     errors: TestErrors,
 ) -> dict[str, Any]:
-    """Write ``network.pt``, ``curve.json`` and, last, ``record.json`` to a folder.
+    """Write a run's files to a folder: the network, what was recorded, and, last, the record.
+
+    These are ``network.pt``, ``curve.json``, ``similarity.json`` and ``record.json``.
 
     Returns:
         The record.
@@ -222,6 +264,7 @@ def save_run(
     )
     labels = {key: record[key] for key in LABELS}
     write_json(folder / "curve.json", labels | {"history": training.history})
+    write_json(folder / "similarity.json", labels | {"measurements": training.measurements})
     write_json(folder / "record.json", record)
     return record
 

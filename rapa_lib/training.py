@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from rapa_lib.data import Dataset
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
+_MEASUREMENT = 1_000_003  # seeds of measurements are unlike those of epochs
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ class InputScaling(NamedTuple):
         return x.mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
 
 
+Measure = Callable[[nn.Module, int, InputScaling], dict[str, Any] | None]
+
+
 class DivergedError(RuntimeError):
     """The loss of a training became infinite or not a number."""
 
@@ -120,10 +124,12 @@ class Training:
         history: one dict an epoch: epoch (from 1), train_loss, train_error (percent, of the
             augmented images as they were trained on), test_error (percent, one draw), seconds.
         scaling: what the network's input went through.
+        measurements: what ``measure`` gave, each with its epoch.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     scaling: InputScaling | None = None
+    measurements: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -147,6 +153,7 @@ def train(
     *,
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    measure: Measure | None = None,
 ) -> Training:
     """Train a model in place, on the device where it lies.
 
@@ -159,9 +166,13 @@ def train(
         config: see :class:`TrainConfig`.
         checkpoint: file to write after every epoch, and to resume from if it exists.
         progress: show a bar.
+        measure: called as ``measure(model, epoch, scaling)`` before the first epoch, with 0, and
+            after every epoch; what it returns, if not None, is kept in ``measurements``. It draws
+            from a seed of its own and must leave the model as it is: the training has the same
+            bits with it and without.
 
     Returns:
-        The learning curve and the input scaling.
+        The learning curve, the input scaling and the measurements.
 
     Raises:
         DivergedError: at a loss that is not finite; the message says where.
@@ -196,6 +207,16 @@ def train(
         desc="training",
         disable=not progress,
     )
+
+    def take_measurements(epoch: int) -> None:
+        if measure is not None:
+            with seeded(config.seed, epoch, _MEASUREMENT):
+                taken = measure(model, epoch, scaling)
+            if taken is not None:
+                result.measurements.append({"epoch": epoch} | taken)
+
+    if not result.history:
+        take_measurements(0)
     with bar:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
             began = time.perf_counter()
@@ -236,12 +257,13 @@ def train(
                     "seconds": seconds,
                 }
             )
+            take_measurements(epoch)
             bar.set_postfix(test_error=f"{result.history[-1]['test_error']:.2f} %")
             if checkpoint is not None:
                 save_checkpoint(
                     checkpoint,
                     identity
-                    | {"history": result.history}
+                    | {"history": result.history, "measurements": result.measurements}
                     | {name: part.state_dict() for name, part in state.items()},
                 )
     return result
@@ -345,7 +367,7 @@ def _optimizer(model: nn.Module, config: TrainConfig, steps: int):
 
 
 def _resume(saved, state, identity, path: Path, result: Training) -> None:
-    if missing := sorted({*identity, *state, "history"} - set(saved)):
+    if missing := sorted({*identity, *state, "history", "measurements"} - set(saved)):
         raise ValueError(f"checkpoint: {path} is none of a training: it lacks {missing}")
     for theirs, ours in ((saved["config"], identity["config"]), (saved, identity)):
         for key, value in ours.items():
@@ -363,6 +385,7 @@ def _resume(saved, state, identity, path: Path, result: Training) -> None:
             part.load_state_dict(before[name])
         raise ValueError(f"checkpoint: {path} does not fit this network: {error}") from error
     result.history = list(saved["history"])
+    result.measurements = list(saved["measurements"])
     log.info("resumed %s after epoch %d", path, len(result.history))
 
 

@@ -21,6 +21,7 @@ from rapa_lib import (
     frozen_draws,
     load_network,
     save_run,
+    tile_similarity,
 )
 from rapa_lib.accuracy import LABELS, choose_device
 from rapa_lib.records import git_commit, package_version
@@ -156,11 +157,12 @@ def test_the_curve_is_the_training_s_history_with_labels(finished):
     assert len(training.history) == 2
 
 
-def test_nothing_but_the_three_files_is_left(finished):
+def test_nothing_but_the_four_files_is_left(finished):
     assert sorted(p.name for p in finished[0].iterdir()) == [
         "curve.json",
         "network.pt",
         "record.json",
+        "similarity.json",
     ]
 
 
@@ -183,7 +185,8 @@ def test_the_record_is_written_last_so_that_it_proves_the_rest(tmp_path, monkeyp
 
     monkeypatch.setattr(Path, "replace", note)
     finish(replace(TINY_RUN, epochs=1), tmp_path)
-    assert [name for name in written if "." in name] == ["network.pt", "curve.json", "record.json"]
+    files = ["network.pt", "curve.json", "similarity.json", "record.json"]
+    assert [name for name in written if "." in name] == files
 
 
 def test_a_folder_that_cannot_be_written_is_named(finished, tmp_path):
@@ -432,3 +435,38 @@ def test_threads_are_those_that_the_run_asks_for():
         assert set(seen) == {before + 1}
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_tiles_are_recorded_while_they_learn(tmp_path):
+    run = replace(TINY_RUN, epochs=3, similarity_every=2, penalty_every=3)
+    finish(run, tmp_path)
+    content = json.loads((tmp_path / "similarity.json").read_text())
+    rows = content.pop("measurements")
+    assert set(content) == set(LABELS)
+    assert [row["epoch"] for row in rows] == [0, 2, 3]
+    assert [sorted(set(row) - {"epoch"}) for row in rows] == [
+        ["penalty", "similarity"],
+        ["similarity"],
+        ["penalty", "similarity"],
+    ]
+    last = rows[-1]
+    assert [layer["n_tiles"] for layer in last["similarity"]] == [4, 2]
+    names = [layer["layer"] for layer in last["similarity"]]
+    assert [entry["layer"] for entry in last["penalty"]] == [*names, "all"]
+    network = load_network(tmp_path / "network.pt")[0]
+    measured = [layer.between_tiles for layer in tile_similarity(network)]
+    assert [layer["between_tiles"] for layer in last["similarity"]] == measured
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({"tiling": "none"}, None),
+        ({"similarity_every": 0}, {"penalty"}),
+        ({"tiling": "random_fixed"}, {"similarity"}),  # no expectation to take
+    ],
+)
+def test_only_what_there_is_is_recorded(tmp_path, changes, kinds):
+    finish(replace(TINY_RUN, epochs=1, penalty_every=1, **changes), tmp_path)
+    rows = json.loads((tmp_path / "similarity.json").read_text())["measurements"]
+    assert [set(row) - {"epoch"} for row in rows] == ([kinds] * 2 if kinds else [])

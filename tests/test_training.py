@@ -745,3 +745,38 @@ def test_numbers_of_numpy_survive_a_checkpoint(tmp_path, caplog):
     again, _ = run(replace(SHORT, epochs=1), checkpoint=tmp_path / "resume.pt", init_seed=9)
     assert not caplog.records
     assert same_bits(network.state_dict(), again.state_dict())
+
+
+def measure_first_weight(model, epoch, scaling):
+    torch.randn(3)
+    return None if epoch == 1 else {"weight": float(next(model.parameters()).detach().sum())}
+
+
+def test_measurements_are_kept_and_leave_no_trace_in_the_bits(tmp_path):
+    config = TrainConfig(epochs=3, batch_size=16)
+    plain, measured = tiny_network(), tiny_network()
+    before = measure_first_weight(measured, 0, None)
+    train(plain, tiny_dataset(), config, progress=False)
+    training = train(measured, tiny_dataset(), config, progress=False, measure=measure_first_weight)
+    assert same_bits(plain.state_dict(), measured.state_dict())
+    assert [row["epoch"] for row in training.measurements] == [0, 2, 3]
+    assert training.measurements[0] == {"epoch": 0} | before
+    assert training.measurements[-1]["weight"] == measure_first_weight(measured, 3, None)["weight"]
+
+
+def test_measurements_outlive_an_interruption(tmp_path):
+    config = TrainConfig(epochs=3, batch_size=16)
+
+    def stop_in_epoch_3(model, epoch, scaling):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return measure_first_weight(model, epoch, scaling)
+
+    path = tmp_path / "resume.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_network(), tiny_dataset(), config, checkpoint=path, progress=False,
+              measure=stop_in_epoch_3)  # fmt: skip
+    common = {"progress": False, "measure": measure_first_weight}
+    resumed = train(tiny_network(), tiny_dataset(), config, checkpoint=path, **common)
+    straight = train(tiny_network(), tiny_dataset(), config, **common)
+    assert resumed.measurements == straight.measurements

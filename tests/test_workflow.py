@@ -229,7 +229,14 @@ def test_the_kept_networks_have_the_recorded_errors(smoke, one_thread):
 
 
 def test_a_finished_study_leaves_nothing_temporary(smoke):
-    kept = {"accuracy.ipynb", "curve.json", "log.txt", "network.pt", "record.json"}
+    kept = {
+        "accuracy.ipynb",
+        "curve.json",
+        "log.txt",
+        "network.pt",
+        "record.json",
+        "similarity.json",
+    }
     for run in smoke.runs:
         assert {path.name for path in run.iterdir()} == kept
     names = {path.name for path in smoke.folder.iterdir() if path.name.startswith(".")}
@@ -388,7 +395,14 @@ def test_a_killed_study_ends_with_the_tables_of_an_undisturbed_one(fragile, tmp_
 
 
 def test_a_restarted_run_sweeps_up(fragile):
-    kept = {"accuracy.ipynb", "curve.json", "log.txt", "network.pt", "record.json"}
+    kept = {
+        "accuracy.ipynb",
+        "curve.json",
+        "log.txt",
+        "network.pt",
+        "record.json",
+        "similarity.json",
+    }
     assert {path.name for path in fragile.good.iterdir()} == kept
 
 
@@ -432,7 +446,7 @@ from pathlib import Path
 
 if json.loads(sys.argv[4])["seed"] in (0, 3):
     sys.exit("no")
-for name in ("record.json", "curve.json", "network.pt", "accuracy.ipynb"):
+for name in ("record.json", "curve.json", "similarity.json", "network.pt", "accuracy.ipynb"):
     (Path(sys.argv[2]).parent / name).touch()
 """
 COLLECT = """
