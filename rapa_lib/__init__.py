@@ -13,6 +13,7 @@ from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
 from rapa_lib.data import DATASETS, Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
+from rapa_lib.filter_similarity import FilterSimilarityRun
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
 from rapa_lib.perforated import PerforatedConv2d
 from rapa_lib.records import collect
@@ -25,6 +26,7 @@ from rapa_lib.regularization import (
 from rapa_lib.similarity import LayerSimilarity, kernel_similarity, tile_similarity
 from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
+from rapa_lib.trained import Trained, load_or_train
 from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "AccuracyRun",
     "Dataset",
     "DivergedError",
+    "FilterSimilarityRun",
     "InputScaling",
     "LayerSimilarity",
     "MixedPool2d",
@@ -41,6 +44,7 @@ __all__ = [
     "RapaConvNet",
     "TestErrors",
     "TrainConfig",
+    "Trained",
     "Training",
     "collect",
     "convert_to_rapa",
@@ -52,6 +56,7 @@ __all__ = [
     "kernel_similarity",
     "load_dataset",
     "load_network",
+    "load_or_train",
     "mean_interval",
     "measured_penalty",
     "merge_tiles",

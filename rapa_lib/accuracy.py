@@ -161,7 +161,7 @@ class AccuracyRun:
         self, network: RapaConvNet, data: Dataset, *, resume: Path | None = None, progress=True
     ) -> Training:
         """Train the network; a ``resume`` file makes the training survive interruptions."""
-        self._use_threads()
+        self.use_threads()
         return train(
             network, data, self.training_config(), checkpoint=resume, progress=progress,
             measure=self._measure(data),
@@ -192,12 +192,13 @@ class AccuracyRun:
 
     def evaluate(self, network: RapaConvNet, data: Dataset, scaling: InputScaling) -> TestErrors:
         """Measure the test errors, draws seeded by the run's seed."""
-        self._use_threads()
+        self.use_threads()
         with seeded(self.seed, _EVALUATION):
             seed = int(torch.randint(2**31, ()))
         return evaluate(network, data, scaling, draws=self.draws, seed=seed)
 
-    def _use_threads(self) -> None:
+    def use_threads(self) -> None:
+        """Let PyTorch use the run's number of threads."""
         if self.threads:
             torch.set_num_threads(self.threads)
 

@@ -27,7 +27,10 @@ convert models
 training
 _linearisation evaluation records similarity statistics
 regularization
-accuracy figures
+accuracy
+trained
+filter_similarity
+figures
 __init__
 """.strip().splitlines()
 

@@ -1,10 +1,10 @@
 """Collect the records of the accuracy experiment into its table, figures and summary."""
 
-import argparse
 import json
 from pathlib import Path
 
 import pandas as pd
+from collecting import arguments, opening, provenance
 
 from rapa_lib._files import whole_file
 from rapa_lib.accuracy import LABELS
@@ -19,12 +19,7 @@ from rapa_lib.records import collect, write_table
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("results", type=Path, help="the study's folder")
-    arguments.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
-    arguments.add_argument("--description", required=True)
-    arguments.add_argument("--missing", type=int, default=0, help="runs that did not finish")
-    options = arguments.parse_args()
+    options = arguments(__doc__)
     table = collect((run / "record.json" for run in options.runs), LABELS)
     curves = collect_curves(options.runs)
     write_table(options.results / "accuracy.csv", table)
@@ -49,9 +44,7 @@ def collect_curves(runs: list[Path]) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, description: str, missing: int) -> str:
     """The summary page in Markdown."""
-    lines = [f"# {description}", ""]
-    if missing:
-        lines += [f"**Incomplete: {missing} of {missing + len(table)} runs did not finish.**", ""]
+    lines = opening(description, missing, len(table))
     lines += [
         accuracy_summary(table).to_markdown(index=False, disable_numparse=True),
         "",
@@ -65,13 +58,7 @@ def summary(table: pd.DataFrame, description: str, missing: int) -> str:
         "![learning curves](accuracy_curves.png)",
         "",
     ]
-    for label, column in {
-        "Code": "git_commit", "Package": "package_version", "PyTorch": "torch_version",
-        "Device": "device", "Threads a run": "threads", "Tiled products": "products",
-        "Data (sha256)": "data_fingerprint",
-    }.items():  # fmt: skip
-        if column in table:
-            lines.append(f"- {label}: {', '.join(map(str, table[column].unique()))}")
+    lines += provenance(table)
     return "\n".join(lines) + "\n"
 
 

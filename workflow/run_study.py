@@ -9,13 +9,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
-from study import ROOT, Study, load_study
+from study import ROOT, TABLES, Study, load_study
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
-from rapa_lib.accuracy import AccuracyRun
+from rapa_lib.accuracy import AccuracyRun, choose_device
+from rapa_lib.filter_similarity import FilterSimilarityRun
+
+# What the parameters of an experiment on a trained network must make.
+FURTHER = {"filter_similarity": FilterSimilarityRun}
 
 
 def main() -> None:
@@ -36,7 +41,7 @@ def main() -> None:
     with sole_user(folder) as lock:
         collected = run_snakemake(options, lock)
         failed = failures(study, folder)
-        if 0 < len(failed) < len(study.accuracy):
+        if failed and any((folder / "runs/accuracy").glob("*/record.json")):
             collected = run_snakemake(options, lock, partial=True)
     report(study, folder, failed, collected)
     sys.exit(0 if collected and not failed else 1)
@@ -49,7 +54,7 @@ def absolute(path: str) -> Path:
 def check_runs(study: Study) -> None:
     """Raise before any training what a run would raise: its parameters, its data, its network."""
     data = {}
-    for run in study.accuracy:
+    for run in study.runs["accuracy"]:
         accuracy = AccuracyRun(**run.parameters)
         source = (
             accuracy.dataset, accuracy.data_root, accuracy.image_size, accuracy.n_train,
@@ -58,6 +63,17 @@ def check_runs(study: Study) -> None:
         if source not in data:
             data[source] = accuracy.load_data()
         accuracy.check(data[source])
+    for experiment, measurement in FURTHER.items():
+        known = [field.name for field in fields(measurement)]
+        for run in study.runs.get(experiment, []):
+            given = {k: v for k, v in run.parameters.items() if k not in ("threads", "device")}
+            if unknown := sorted(set(given) - set(known)):
+                raise ValueError(
+                    f"study: {experiment}: {', '.join(unknown)} is for a network of the "
+                    f"notebook's own; a study can set {', '.join(known)}, device"
+                )
+            choose_device(run.parameters.get("device", "auto"))
+            measurement(**given)
 
 
 @contextmanager
@@ -96,32 +112,34 @@ def run_snakemake(options: argparse.Namespace, lock: int, *, partial: bool = Fal
 def failures(study: Study, folder: Path) -> dict[Path, str]:
     """The folders of runs without a record, with their errors."""
     failed = {}
-    for run in study.accuracy:
-        place = folder / "runs/accuracy" / run.name
-        if (place / "record.json").exists():
-            continue
-        try:
-            failed[place] = json.loads((place / "error.json").read_text())["error"]
-        except (OSError, ValueError, KeyError):
-            failed[place] = "it left no error; see its log.txt"
+    for experiment, runs in study.runs.items():
+        for run in runs:
+            place = folder / "runs" / experiment / run.name
+            if (place / "record.json").exists():
+                continue
+            if run.network and not (folder / "runs/accuracy" / run.network / "network.pt").exists():
+                failed[place] = f"there is no network: accuracy run {run.network} failed"
+                continue
+            try:
+                failed[place] = json.loads((place / "error.json").read_text())["error"]
+            except (OSError, ValueError, KeyError):
+                failed[place] = "it left no error; see its log.txt"
     return failed
 
 
 def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool) -> None:
-    n_runs = len(study.accuracy)
     if collected:
-        print(f"\n{study.name}: {n_runs - len(failed)} of {n_runs} runs are in")
-        for label, name in {
-            "table": "accuracy.csv", "figure": "accuracy.png", "curves": "accuracy_curves.png",
-            "summary": "accuracy.md",
-        }.items():  # fmt: skip
-            print(f"  {label:8} {folder / name}")
-    elif len(failed) < n_runs:
+        print(f"\n{study.name}: {study.n_runs - len(failed)} of {study.n_runs} runs are in")
+        for experiment in study.runs:
+            pages = [folder / name for name in TABLES[experiment] if name.endswith(".md")]
+            print(f"  {experiment:18} {', '.join(map(str, pages))}")
+    elif len(failed) < study.n_runs:
         print(f"\nFAILED to collect the tables of {folder}; see above")
     for place, error in failed.items():
-        print(f"\nFAILED {place.name}: {error}")
+        print(f"\nFAILED {place.parent.name} {place.name}: {error}")
         notebook, log = place / "failed.ipynb", place / "log.txt"
-        print(f"  notebook {notebook}" if notebook.exists() else f"  log      {log}")
+        if notebook.exists() or log.exists():
+            print(f"  notebook {notebook}" if notebook.exists() else f"  log      {log}")
 
 
 if __name__ == "__main__":

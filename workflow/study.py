@@ -12,7 +12,30 @@ import papermill
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SET_BY_STUDY = ("threads", "output")
+SET_BY_STUDY = ("threads", "output", "network")
+
+
+def _pictures(*stems: str) -> tuple[str, ...]:
+    return tuple(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg"))
+
+
+TABLES = {
+    "accuracy": (
+        "accuracy.csv", "accuracy.md", "accuracy_curves.csv",
+        *_pictures("accuracy", "accuracy_curves"),
+    ),
+    "filter_similarity": (
+        "filter_similarity.csv", "filter_similarity.md", "filter_similarity_penalty.csv",
+        *_pictures(
+            "filter_similarity", "filter_similarity_tiles", "filter_similarity_penalty",
+            "filter_similarity_filters",
+        ),
+    ),
+}  # fmt: skip
+"""What each experiment leaves in its study's folder.
+
+An experiment has a notebook, a key in a study's YAML, and a script ``collect_<experiment>.py``.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,20 +45,26 @@ class Run:
     Args:
         name: names its folder; holds a hash of all its parameters.
         parameters: what papermill hands to the notebook.
+        network: name of the accuracy run whose trained network it starts from, if it needs one.
     """
 
     name: str
     parameters: dict[str, Any]
+    network: str | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name, description, threads a run, and its runs of the accuracy experiment."""
+    """A study's name, description, threads a run, and the runs of each of its experiments."""
 
     name: str
     description: str
     threads: int
-    accuracy: list[Run]
+    runs: dict[str, list[Run]]
+
+    @property
+    def n_runs(self) -> int:
+        return sum(map(len, self.runs.values()))
 
     @classmethod
     def of(cls, config: dict[str, Any], data: str | None = None) -> "Study":
@@ -55,12 +84,19 @@ class Study:
             allowed = error.schema.get("properties")
             hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
             raise ValueError(f"study: {error.json_path}: {error.message}{hint}")
-        return cls(
-            config["study"],
-            config["description"],
-            config["threads"],
-            _runs("accuracy", config["accuracy"], config["threads"], data),
-        )
+        threads = config["threads"]
+        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data)}
+        for experiment in list(TABLES)[1:]:
+            if experiment in config:
+                block = config[experiment]
+                settings = _grid(experiment, block, threads)
+                networks = _chosen(experiment, block["networks"], runs["accuracy"])
+                runs[experiment] = [
+                    Run(f"{network.name}-{own.name}", own.parameters, network.name)
+                    for network in networks
+                    for own in settings
+                ]
+        return cls(config["study"], config["description"], threads, runs)
 
 
 def load_study(path: str | Path, data: str | None = None) -> Study:
@@ -76,13 +112,13 @@ def load_study(path: str | Path, data: str | None = None) -> Study:
     return Study.of(config, data)
 
 
-def _runs(experiment: str, config: dict, threads: int, data: str | None) -> list[Run]:
+def _grid(experiment: str, config: dict, threads: int, data: str | None = None) -> list[Run]:
     """Spell out the grid of one experiment, in order, without repetition."""
     inspected = papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
     known = [name for name in inspected if name not in SET_BY_STUDY]
     override = {"threads": threads} | ({} if data is None else {"dataset": data})
     runs = {}
-    for block in config["grid"]:
+    for block in config.get("grid", [{}]):
         for values in itertools.product(*block.values()):
             parameters = config["common"] | dict(zip(block, values, strict=True))
             unknown = [str(name) for name in parameters if name not in known]
@@ -93,7 +129,23 @@ def _runs(experiment: str, config: dict, threads: int, data: str | None) -> list
                 )
             parameters |= override
             text = json.dumps(parameters, sort_keys=True)
-            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-            name = f"{parameters.get('tiling', 'default')}-{parameters.get('seed', 0)}-{digest}"
+            name = hashlib.sha256(text.encode()).hexdigest()[:8]
+            if experiment == "accuracy":
+                tiling, seed = parameters.get("tiling", "default"), parameters.get("seed", 0)
+                name = f"{tiling}-{seed}-{name}"
             runs[name] = Run(name, parameters)
     return list(runs.values())
+
+
+def _chosen(experiment: str, wanted: dict[str, list], runs: list[Run]) -> list[Run]:
+    """The accuracy runs that have one of the wanted values of every parameter named."""
+    chosen = [
+        run
+        for run in runs
+        if all(run.parameters.get(name) in values for name, values in wanted.items())
+    ]
+    if not chosen:
+        raise ValueError(
+            f"study: {experiment}: networks: no run of the accuracy experiment has {wanted}"
+        )
+    return chosen

@@ -8,6 +8,16 @@ from rapa_lib.figures.accuracy import (
     assignment_figure,
     curves_figure,
 )
+from rapa_lib.figures.similarity import (
+    contrast,
+    filters_figure,
+    penalty_answer,
+    penalty_figure,
+    similarity_answer,
+    similarity_figure,
+    similarity_summary,
+    tiles_figure,
+)
 
 __all__ = [
     "MEASURES",
@@ -16,7 +26,15 @@ __all__ = [
     "accuracy_summary",
     "assignment_figure",
     "configuration_labels",
+    "contrast",
     "curves_figure",
+    "filters_figure",
+    "penalty_answer",
+    "penalty_figure",
     "save_figure",
+    "similarity_answer",
+    "similarity_figure",
+    "similarity_summary",
+    "tiles_figure",
     "tiling_order",
 ]

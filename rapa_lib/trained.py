@@ -1,0 +1,74 @@
+"""Trained networks, from a checkpoint or made here: where every further experiment begins."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rapa_lib.accuracy import AccuracyRun, load_network
+from rapa_lib.data import Dataset
+from rapa_lib.models import RapaConvNet
+from rapa_lib.training import InputScaling, load_checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with all that belongs to it.
+
+    Args:
+        network: in evaluation mode, on the run's device.
+        scaling: from images to its input.
+        run: what trained it.
+        data: the images it was trained on and those it was not.
+        measurements: what was recorded of its tiles (:class:`rapa_lib.Training`).
+    """
+
+    network: RapaConvNet
+    scaling: InputScaling
+    run: AccuracyRun
+    data: Dataset
+    measurements: list[dict[str, Any]] = field(repr=False)
+
+
+def load_or_train(
+    network: str | Path = "",
+    training: Mapping[str, Any] | None = None,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    progress: bool = True,
+) -> Trained:
+    """Load a network that :func:`rapa_lib.save_run` wrote, or train one.
+
+    Args:
+        network: path of its ``network.pt``; empty: train.
+        training: arguments of :class:`AccuracyRun` for a network to train.
+        device, threads: see :class:`AccuracyRun`.
+        progress: show a bar while training.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing or damaged, or its data set is here
+            another one than the network was trained on.
+        TypeError: for an argument that :class:`AccuracyRun` does not have.
+    """
+    if not network:
+        run = AccuracyRun(**{**(training or {}), "device": device, "threads": threads})
+        data = run.load_data()
+        built = run.build_network(data)
+        result = run.train(built, data, progress=progress)
+        return Trained(built.eval(), result.scaling, run, data, result.measurements)
+    loaded, scaling, run = load_network(network, device)
+    run = AccuracyRun(**run.parameters() | {"device": device, "threads": threads})
+    run.use_threads()
+    data = run.load_data()
+    trained_on = load_checkpoint(network)["data"]
+    if trained_on["fingerprint"] != data.fingerprint:
+        raise ValueError(
+            f"network: {network} was trained on {trained_on['name']} with fingerprint "
+            f"{trained_on['fingerprint'][:12]}…, but {run.dataset} has here "
+            f"{data.fingerprint[:12]}…"
+        )
+    recorded = Path(network).with_name("similarity.json")
+    measurements = json.loads(recorded.read_text())["measurements"] if recorded.exists() else []
+    return Trained(loaded, scaling, run, data, measurements)

@@ -1,0 +1,53 @@
+"""What the scripts that collect an experiment share: their arguments, and the end of a summary."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+PROVENANCE = {
+    "Code": "git_commit", "Package": "package_version", "PyTorch": "torch_version",
+    "Device": "device", "Threads a run": "threads", "Tiled products": "products",
+    "Data (sha256)": "data_fingerprint",
+}  # fmt: skip
+
+
+def arguments(doc: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("results", type=Path, help="the study's folder")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
+    parser.add_argument("--description", required=True)
+    parser.add_argument("--missing", type=int, default=0, help="runs that did not finish")
+    return parser.parse_args()
+
+
+def nested(records: list[dict], key: str, labels: list[str]) -> pd.DataFrame:
+    """One row an entry of each record's list ``key``, with the record's labels."""
+    rows = [
+        {label: record[label] for label in labels} | entry
+        for record in records
+        for entry in record[key]
+    ]
+    return pd.DataFrame(rows, columns=None if rows else labels)
+
+
+def read(runs: list[Path]) -> list[dict]:
+    """The runs' records, each with the name of its run."""
+    return [json.loads((run / "record.json").read_text()) | {"run": run.name} for run in runs]
+
+
+def opening(description: str, missing: int, present: int) -> list[str]:
+    lines = [f"# {description}", ""]
+    if missing:
+        lines += [f"**Incomplete: {missing} of {missing + present} runs did not finish.**", ""]
+    return lines
+
+
+def provenance(table: pd.DataFrame) -> list[str]:
+    """A line for everything that says where the numbers come from."""
+    return [
+        f"- {label}: {', '.join(map(str, table[column].unique()))}"
+        for label, column in PROVENANCE.items()
+        if column in table
+    ]
