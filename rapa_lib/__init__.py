@@ -8,6 +8,14 @@ Figures are in :mod:`rapa_lib.figures`, which is imported apart.
 """
 
 from rapa_lib._patch_conv import frozen_draws
+from rapa_lib.acceleration import (
+    acceleration_table,
+    balanced_table,
+    count_networks,
+    layer_times,
+    network_table,
+    save_acceleration,
+)
 from rapa_lib.accuracy import AccuracyRun, load_network, save_run
 from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
@@ -16,6 +24,16 @@ from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
 from rapa_lib.perforated import PerforatedConv2d
 from rapa_lib.records import collect
+from rapa_lib.runtime import (
+    AnalogArrays,
+    NetworkLayers,
+    RunTime,
+    balance_tiles,
+    count_layers,
+    reachable_speedup,
+    roofline_table,
+    run_time,
+)
 from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
 from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
@@ -24,29 +42,43 @@ __all__ = [
     "DATASETS",
     "TILINGS",
     "AccuracyRun",
+    "AnalogArrays",
     "Dataset",
     "DivergedError",
     "InputScaling",
     "MixedPool2d",
+    "NetworkLayers",
     "PerforatedConv2d",
     "RapaConv2d",
     "RapaConvNet",
+    "RunTime",
     "TestErrors",
     "TrainConfig",
     "Training",
+    "acceleration_table",
+    "balance_tiles",
+    "balanced_table",
     "collect",
     "convert_to_rapa",
+    "count_layers",
+    "count_networks",
     "count_parameters",
     "count_patches",
     "draw_assignment",
     "evaluate",
     "frozen_draws",
+    "layer_times",
     "load_dataset",
     "load_network",
     "mean_interval",
     "merge_tiles",
+    "network_table",
+    "reachable_speedup",
     "reestimate_normalisation",
     "register_tiling",
+    "roofline_table",
+    "run_time",
+    "save_acceleration",
     "save_run",
     "train",
 ]

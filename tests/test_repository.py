@@ -25,8 +25,8 @@ _patch_conv
 conv perforated
 convert models
 training
-evaluation records statistics
-accuracy figures
+evaluation records runtime statistics
+acceleration accuracy figures
 __init__
 """.strip().splitlines()
 
