@@ -85,6 +85,21 @@ class _WithoutWeights(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_COLUMNS = [
+    "network",
+    "assignment",
+    "schedule",
+    "n_tiles",
+    "speedup",
+    "products",
+    "time_us",
+    "arrays",
+    "cross_points",
+    "utilisation",
+    "bottleneck",
+]
+
+
 def acceleration_table(
     networks: Mapping[str, NetworkLayers],
     n_tiles: Sequence[int],
@@ -146,8 +161,9 @@ def balanced_table(
                     max_tiles=max_tiles,
                 )  # fmt: skip
                 timed = run_time(network, n_tiles=tiles, hardware=hardware)
-                rows.append(_row(name, "balanced", schedule, max(tiles.values()), timed))
-    return pd.DataFrame(rows)
+                most = max(tiles.values(), default=1)
+                rows.append(_row(name, "balanced", schedule, most, timed))
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _row(name: str, assignment: str, schedule: str, n_tiles: int, timed: RunTime) -> dict[str, Any]:

@@ -113,12 +113,10 @@ def reachable_speedup(
 def _tile_counts(layer: LayerShape, max_tiles: int | None) -> np.ndarray:
     """Numbers of tiles that a layer may have, rising, each the least for its products."""
     most = min(layer.max_tiles, max_tiles or layer.max_tiles)
-    # ceil(L / q) is the least n with ceil(L / n) <= q; all steps of the sum over uses are there.
+    # ceil(L / q) is the least n with ceil(L / n) <= q: at each of these a use takes fewer products.
     steps = [-(-n_patches // np.arange(1, n_patches + 1)) for n_patches in set(layer.patches)]
     tiles = np.unique(np.concatenate(steps))
-    tiles = tiles[tiles <= most]
-    products = _products(layer, tiles)
-    return tiles[np.diff(products, prepend=products[0] + 1) < 0]
+    return tiles[tiles <= most]
 
 
 def _products(layer: LayerShape, tiles: np.ndarray) -> np.ndarray:
