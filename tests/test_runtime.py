@@ -79,6 +79,14 @@ def test_the_papers_network_by_hand(tiling):
     assert found.utilisation == used / found.cross_points
 
 
+@pytest.mark.parametrize(
+    ("tiling", "speedup", "arrays"), [("none", 1, 7), ("random", 16, 28), ("perforated", 16, 7)]
+)
+def test_the_controls_speed_up_as_much_as_they_promise(tiling, speedup, arrays):
+    found = run_time(RapaConvNet(tiling=tiling, n_tiles=(16, 4, 1)), (3, 32, 32))
+    assert (found.speedup(), found.arrays) == (speedup, arrays)
+
+
 CONVOLUTIONS = [
     {"kernel_size": 3},
     {"kernel_size": 1},
@@ -242,8 +250,14 @@ def test_only_what_convert_to_rapa_takes_can_be_tiled():
 
 
 def test_perforated_convolutions_compute_fewer_patches_on_one_tile():
-    (found,) = count_layers(PerforatedConv2d(1, 2, 3, n_tiles=4), (1, 7, 7)).layers
-    assert (found.patches, found.n_tiles, found.can_tile) == ((7,), 1, False)
+    model = nn.Sequential(PerforatedConv2d(1, 2, 3, n_tiles=4), nn.Conv2d(2, 2, 1))
+    first, second = run_time(model, (1, 7, 7)).layers
+    assert (first.n_tiles, first.layer.can_tile, first.arrays) == (1, False, 1)
+    assert (first.products, first.speedup, first.layer.macs) == (7, 25 / 7, 7 * 9 * 2)
+    assert (second.products, second.speedup) == (25, 1)
+    assert balance_tiles(model, (1, 7, 7), target_speedup=25 / 7) == {"1": 4}
+    with pytest.raises(ValueError, match=r"layer '0' \(PerforatedConv2d\) takes at least 7"):
+        balance_tiles(model, (1, 7, 7), max_products=6)
 
 
 class Moody(nn.Module):

@@ -109,8 +109,8 @@ class LayerRunTime:
 
     @property
     def speedup(self) -> float:
-        """Over the layer with one tile."""
-        return self.layer.products(1) / self.products
+        """Over the ordinary layer: one tile for all patches."""
+        return sum(self.layer.patches) / self.products
 
     @property
     def arrays(self) -> int:
@@ -155,8 +155,8 @@ class RunTime:
         return over_layers((layer.products for layer in self.layers), schedule)
 
     def speedup(self, schedule: str = "pipelined") -> float:
-        """Over the same network with one tile per layer."""
-        single = over_layers((layer.layer.products(1) for layer in self.layers), schedule)
+        """Over the ordinary network: one tile per layer for all patches."""
+        single = over_layers((sum(layer.layer.patches) for layer in self.layers), schedule)
         return single / self.products(schedule)
 
     def time_us(self, schedule: str = "pipelined", training: bool = True) -> float:

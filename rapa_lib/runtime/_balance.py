@@ -119,16 +119,12 @@ def _tile_counts(layer: LayerShape, max_tiles: int | None) -> np.ndarray:
     return tiles[tiles <= most]
 
 
-def _products(layer: LayerShape, tiles: np.ndarray) -> np.ndarray:
-    return sum(-(-n_patches // tiles) for n_patches in layer.patches)
-
-
 def _fewest_arrays(layers, options, per_tile, limit: int, schedule: str) -> list[int] | None:
     """Tiles that take the fewest arrays within a limit of products; None if none do."""
     if schedule == "sequential":
         # Reversed: a load (products) that rises while the cost (arrays) falls.
         items = [
-            Choices(_products(layer, tiles)[::-1], cost * tiles[::-1])
+            Choices(layer.products(tiles)[::-1], cost * tiles[::-1])
             for layer, tiles, cost in zip(layers, options, per_tile, strict=True)
         ]
         chosen = cheapest(items, limit)
@@ -138,7 +134,7 @@ def _fewest_arrays(layers, options, per_tile, limit: int, schedule: str) -> list
     chosen = []
     for layer, tiles in zip(layers, options, strict=True):
         # Layers do not share the limit: each takes the fewest tiles that keep it.
-        enough = tiles[_products(layer, tiles) <= limit]
+        enough = tiles[layer.products(tiles) <= limit]
         if len(enough) == 0:
             return None
         chosen.append(int(enough[0]))
@@ -149,7 +145,7 @@ def _fastest(layers, options, per_tile, max_arrays: int, schedule: str) -> list[
     """Tiles with the fewest products within a number of arrays, and then the fewest arrays."""
     if schedule == "sequential":
         items = [
-            Choices(cost * tiles, _products(layer, tiles))
+            Choices(cost * tiles, layer.products(tiles))
             for layer, tiles, cost in zip(layers, options, per_tile, strict=True)
         ]
         chosen = cheapest(items, max_arrays)
@@ -177,7 +173,7 @@ def _products_for(layers, speedup: float, schedule: str) -> int:
 
 
 def _single(layers, schedule: str) -> int:
-    return over_layers((layer.products(1) for layer in layers), schedule)
+    return over_layers((sum(layer.patches) for layer in layers), schedule)
 
 
 def _least(layers, options) -> list[int]:

@@ -35,8 +35,8 @@ class LayerShape:
         name: as in ``model.named_modules()``.
         kind: name of the layer's type.
         patches: vectors of one image in each use of the layer: a layer that is called twice in
-            a forward pass has two numbers. Output positions L of a convolution, those computed of
-            a perforated one; input vectors of a linear layer.
+            a forward pass has two numbers. Output positions L of a convolution, input vectors of
+            a linear layer.
         rows: length of a patch, C_in / groups · kernel height · kernel width, without bias.
         columns: outputs of a patch, C_out / groups.
         groups: kernel matrices of a tile; all of them take their part of the patch at once.
@@ -44,6 +44,7 @@ class LayerShape:
         n_tiles: tiles that the layer has now; 1 unless it is a ``RapaConv2d``.
         can_tile: whether RAPA can replicate it (a convolution, not a perforated one).
         inputs, outputs: numbers that it reads and writes an image, over all uses.
+        perforation: it computes one patch of so many; 1 unless it is a ``PerforatedConv2d``.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerShape:
     can_tile: bool
     inputs: int
     outputs: int
+    perforation: int = 1
 
     @property
     def max_tiles(self) -> int:
@@ -71,11 +73,11 @@ class LayerShape:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one image."""
-        return sum(self.patches) * self.weights
+        return self.products(1) * self.weights
 
     def products(self, n_tiles: int) -> int:
         """Products that each array computes one after the other for an image: Σ ceil(L / n)."""
-        return sum(-(-n_patches // n_tiles) for n_patches in self.patches)
+        return sum(-(-n_patches // (n_tiles * self.perforation)) for n_patches in self.patches)
 
 
 @dataclass(frozen=True)
@@ -249,11 +251,8 @@ def _shape(name: str, layer: nn.Module, uses: list[tuple[torch.Size, torch.Size]
         )
     patches = []
     for _, y in uses:
-        n_patches = y[-2] * y[-1]
-        if isinstance(layer, PerforatedConv2d):
-            n_patches = -(-n_patches // layer.n_tiles)
         # A batch inside the network (crops of the image, say) is so many uses.
-        patches += [n_patches] * math.prod(y[:-3])
+        patches += [y[-2] * y[-1]] * math.prod(y[:-3])
     rapa = isinstance(layer, RapaConv2d)
     plain = isinstance(layer, nn.Conv2d) and not parametrize.is_parametrized(layer)
     return LayerShape(
@@ -263,6 +262,7 @@ def _shape(name: str, layer: nn.Module, uses: list[tuple[torch.Size, torch.Size]
         groups=layer.groups,
         n_tiles=layer.n_tiles if rapa else 1,
         can_tile=rapa or plain,
+        perforation=layer.n_tiles if isinstance(layer, PerforatedConv2d) else 1,
         **common,
     )
 
