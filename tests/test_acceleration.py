@@ -70,6 +70,8 @@ def test_targets_out_of_reach_have_no_row(networks):
     assert set(table["schedule"]) == {"sequential"}
     none = balanced_table(networks, [10_000])
     assert len(none) == 0
+    few = balanced_table({"rapa": networks["rapa"]}, [2, 100], max_tiles=4)
+    assert few["speedup"].tolist() == pytest.approx([2, 2], abs=0.1)
     assert list(none) == list(table)
 
 
