@@ -8,6 +8,14 @@ Figures are in :mod:`rapa_lib.figures`, which is imported apart.
 """
 
 from rapa_lib._patch_conv import frozen_draws
+from rapa_lib.acceleration import (
+    acceleration_table,
+    balanced_table,
+    count_networks,
+    layer_times,
+    network_table,
+    save_acceleration,
+)
 from rapa_lib.accuracy import AccuracyRun, load_network, save_run
 from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
@@ -23,6 +31,16 @@ from rapa_lib.regularization import (
     predicted_penalty,
     scale_deviations,
 )
+from rapa_lib.runtime import (
+    AnalogArrays,
+    NetworkLayers,
+    RunTime,
+    balance_tiles,
+    count_layers,
+    reachable_speedup,
+    roofline_table,
+    run_time,
+)
 from rapa_lib.similarity import LayerSimilarity, kernel_similarity, tile_similarity
 from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
@@ -33,37 +51,51 @@ __all__ = [
     "DATASETS",
     "TILINGS",
     "AccuracyRun",
+    "AnalogArrays",
     "Dataset",
     "DivergedError",
     "FilterSimilarityRun",
     "InputScaling",
     "LayerSimilarity",
     "MixedPool2d",
+    "NetworkLayers",
     "PerforatedConv2d",
     "RapaConv2d",
     "RapaConvNet",
+    "RunTime",
     "TestErrors",
     "TrainConfig",
     "Trained",
     "Training",
+    "acceleration_table",
+    "balance_tiles",
+    "balanced_table",
     "collect",
     "convert_to_rapa",
+    "count_layers",
+    "count_networks",
     "count_parameters",
     "count_patches",
     "draw_assignment",
     "evaluate",
     "frozen_draws",
     "kernel_similarity",
+    "layer_times",
     "load_dataset",
     "load_network",
     "load_or_train",
     "mean_interval",
     "measured_penalty",
     "merge_tiles",
+    "network_table",
     "penalty_gradient",
     "predicted_penalty",
+    "reachable_speedup",
     "reestimate_normalisation",
     "register_tiling",
+    "roofline_table",
+    "run_time",
+    "save_acceleration",
     "save_run",
     "scale_deviations",
     "tile_similarity",

@@ -25,9 +25,9 @@ _patch_conv
 conv perforated
 convert models
 training
-_linearisation evaluation records similarity statistics
+_linearisation evaluation records runtime similarity statistics
 regularization
-accuracy
+acceleration accuracy
 trained
 filter_similarity
 figures

@@ -1,6 +1,14 @@
 """Figures and summary tables, each drawn from the records given to it and nothing else."""
 
 from rapa_lib.figures._style import STYLE, configuration_labels, save_figure, tiling_order
+from rapa_lib.figures.acceleration import (
+    acceleration_summary,
+    layer_time_figure,
+    pareto_figure,
+    proportional_up_to,
+    speedup_figure,
+    tradeoff_figure,
+)
 from rapa_lib.figures.accuracy import (
     MEASURES,
     accuracy_figure,
@@ -22,6 +30,7 @@ from rapa_lib.figures.similarity import (
 __all__ = [
     "MEASURES",
     "STYLE",
+    "acceleration_summary",
     "accuracy_figure",
     "accuracy_summary",
     "assignment_figure",
@@ -29,12 +38,17 @@ __all__ = [
     "contrast",
     "curves_figure",
     "filters_figure",
+    "layer_time_figure",
+    "pareto_figure",
     "penalty_answer",
     "penalty_figure",
+    "proportional_up_to",
     "save_figure",
     "similarity_answer",
     "similarity_figure",
     "similarity_summary",
+    "speedup_figure",
     "tiles_figure",
     "tiling_order",
+    "tradeoff_figure",
 ]
