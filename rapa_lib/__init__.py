@@ -13,15 +13,26 @@ from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
 from rapa_lib.data import DATASETS, Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
+from rapa_lib.faults import (
+    FAULT_KINDS,
+    TileDeaths,
+    TileFault,
+    draw_faults,
+    dying_tiles,
+    products_per_layer,
+    tile_faults,
+)
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
 from rapa_lib.perforated import PerforatedConv2d
 from rapa_lib.records import collect
+from rapa_lib.repair import fine_tune, repair_by_copy
 from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
 from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
 
 __all__ = [
     "DATASETS",
+    "FAULT_KINDS",
     "TILINGS",
     "AccuracyRun",
     "Dataset",
@@ -32,6 +43,8 @@ __all__ = [
     "RapaConv2d",
     "RapaConvNet",
     "TestErrors",
+    "TileDeaths",
+    "TileFault",
     "TrainConfig",
     "Training",
     "collect",
@@ -39,14 +52,20 @@ __all__ = [
     "count_parameters",
     "count_patches",
     "draw_assignment",
+    "draw_faults",
+    "dying_tiles",
     "evaluate",
+    "fine_tune",
     "frozen_draws",
     "load_dataset",
     "load_network",
     "mean_interval",
     "merge_tiles",
+    "products_per_layer",
     "reestimate_normalisation",
     "register_tiling",
+    "repair_by_copy",
     "save_run",
+    "tile_faults",
     "train",
 ]

@@ -23,9 +23,9 @@ _tiled_ops tiling
 _tiled_conv
 _patch_conv
 conv perforated
-convert models
-training
-evaluation records statistics
+_broken_tiles convert models
+faults training
+evaluation records repair statistics
 accuracy figures
 __init__
 """.strip().splitlines()
