@@ -13,6 +13,13 @@ from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
 from rapa_lib.data import DATASETS, Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
+from rapa_lib.fault_tolerance import (
+    FaultSweep,
+    fault_record,
+    fault_table,
+    save_faults,
+    tolerated_share,
+)
 from rapa_lib.faults import (
     FAULT_KINDS,
     TileDeaths,
@@ -37,6 +44,7 @@ __all__ = [
     "AccuracyRun",
     "Dataset",
     "DivergedError",
+    "FaultSweep",
     "InputScaling",
     "MixedPool2d",
     "PerforatedConv2d",
@@ -55,6 +63,8 @@ __all__ = [
     "draw_faults",
     "dying_tiles",
     "evaluate",
+    "fault_record",
+    "fault_table",
     "fine_tune",
     "frozen_draws",
     "load_dataset",
@@ -65,7 +75,9 @@ __all__ = [
     "reestimate_normalisation",
     "register_tiling",
     "repair_by_copy",
+    "save_faults",
     "save_run",
     "tile_faults",
+    "tolerated_share",
     "train",
 ]

@@ -27,6 +27,7 @@ _broken_tiles convert models
 faults training
 evaluation records repair statistics
 accuracy figures
+fault_tolerance
 __init__
 """.strip().splitlines()
 

@@ -8,6 +8,7 @@ from rapa_lib.figures.accuracy import (
     assignment_figure,
     curves_figure,
 )
+from rapa_lib.figures.faults import fault_figure
 
 __all__ = [
     "MEASURES",
@@ -17,6 +18,7 @@ __all__ = [
     "assignment_figure",
     "configuration_labels",
     "curves_figure",
+    "fault_figure",
     "save_figure",
     "tiling_order",
 ]
