@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -147,6 +147,7 @@ def train(
     *,
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    on_epoch: Callable[[nn.Module, int], None] | None = None,
 ) -> Training:
     """Train a model in place, on the device where it lies.
 
@@ -159,6 +160,10 @@ def train(
         config: see :class:`TrainConfig`.
         checkpoint: file to write after every epoch, and to resume from if it exists.
         progress: show a bar.
+        on_epoch: called with the model and the number of the epoch, from 1, before each epoch that
+            is trained here: a resumed training begins with a later one, so what it does must depend
+            on that number alone (see :func:`rapa_lib.dying_tiles`). A checkpoint belongs to
+            trainings with the same ``repr`` of it (a function's qualified name).
 
     Returns:
         The learning curve and the input scaling.
@@ -184,6 +189,8 @@ def train(
         "data_fingerprint": dataset.fingerprint,
         "network": repr(model),
     }
+    if on_epoch is not None:  # a function's repr is not the same in the next process
+        identity["network"] += f"\n{getattr(on_epoch, '__qualname__', None) or repr(on_epoch)}"
     if checkpoint is not None:
         writable_folder("checkpoint", Path(checkpoint).parent)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
@@ -198,6 +205,8 @@ def train(
     )
     with bar:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
+            if on_epoch is not None:
+                on_epoch(model, epoch)
             began = time.perf_counter()
             with seeded(config.seed, epoch):
                 model.train()

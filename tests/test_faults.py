@@ -1,7 +1,7 @@
 """Broken tiles compute what they should, and leave the network as it was."""
 
 import copy
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -18,6 +18,7 @@ from rapa_lib import (
     RapaConv2d,
     RapaConvNet,
     TileFault,
+    TrainConfig,
     draw_faults,
     dying_tiles,
     fine_tune,
@@ -25,6 +26,7 @@ from rapa_lib import (
     products_per_layer,
     repair_by_copy,
     tile_faults,
+    train,
 )
 from rapa_lib.tiling import TILINGS, Tiling
 
@@ -534,6 +536,84 @@ def test_no_patch_reaches_a_dead_tile(reroute):
     assert layer.weight.grad[1].abs().max() == 0
     assert layer.bias.grad[1].abs().max() == 0
     assert all(layer.weight.grad[tile].abs().max() > 0 for tile in (0, 2, 3))
+
+
+CONFIG = TrainConfig(epochs=4, batch_size=16, seed=3)
+
+
+def train_with_deaths(reroute, deaths=DEATHS, checkpoint=None, stop_before=None):
+    """Train a network while its tiles die; return it, its training and what lived in each epoch."""
+    network, seen = tiny_network(), []
+    with dying_tiles(network, deaths, reroute=reroute) as on_epoch:
+
+        class Watched:
+            """The hook, as checkpoints know it, and an eye on it."""
+
+            def __repr__(self):
+                return repr(on_epoch)
+
+            def __call__(self, model, epoch):
+                on_epoch(model, epoch)
+                seen.append((epoch, model.get_submodule(FIRST).living_tiles))
+                if epoch == stop_before:
+                    raise KeyboardInterrupt
+
+        training = None
+        with suppress(KeyboardInterrupt):
+            training = train(
+                network, tiny_dataset(), CONFIG,
+                checkpoint=checkpoint, progress=False, on_epoch=Watched(),
+            )  # fmt: skip
+    assert network.get_submodule(FIRST).living_tiles == (0, 1, 2, 3)
+    return network, training, seen
+
+
+@pytest.mark.parametrize("reroute", [False, True])
+@pytest.mark.parametrize("stop_before", [2, 3, 4])
+def test_a_training_in_which_tiles_die_resumes_with_the_same_bits(tmp_path, reroute, stop_before):
+    whole, training, seen = train_with_deaths(reroute)
+    living = [(1, (0, 1, 2, 3)), (2, (0, 2, 3)), (3, (2, 3)), (4, (2, 3))]
+    assert seen == living
+    path = tmp_path / "resume.pt"
+    assert train_with_deaths(reroute, checkpoint=path, stop_before=stop_before)[1] is None
+    resumed, again, seen = train_with_deaths(reroute, checkpoint=path)
+    assert seen == living[stop_before - 1 :]
+    assert same_bits(whole.state_dict(), resumed.state_dict())
+    for one, other in zip(training.history, again.history, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    without = tiny_network()
+    train(without, tiny_dataset(), CONFIG, progress=False)
+    assert not same_bits(whole.state_dict(), without.state_dict())
+
+
+def test_a_checkpoint_belongs_to_the_deaths_that_it_was_trained_with(tmp_path):
+    path = tmp_path / "resume.pt"
+    train_with_deaths(True, checkpoint=path, stop_before=3)
+    for reroute, deaths in ((False, DEATHS), (True, {4: DEATHS[2]})):
+        with pytest.raises(ValueError, match="belongs to another training: its network"):
+            train_with_deaths(reroute, deaths, checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to another training: its network"):
+        train(tiny_network(), tiny_dataset(), CONFIG, checkpoint=path, progress=False)
+
+
+def test_a_hook_that_draws_changes_no_training():
+    states = []
+    for on_epoch in (None, lambda model, epoch: torch.rand(epoch)):
+        network = tiny_network()
+        train(network, tiny_dataset(), CONFIG, progress=False, on_epoch=on_epoch)
+        states.append(network.state_dict())
+    assert same_bits(*states)
+
+
+def test_tiles_dead_from_the_first_epoch_learn_nothing():
+    network = tiny_network()
+    layer = network.get_submodule(FIRST)
+    before = layer.weight.detach().clone()
+    config = TrainConfig(epochs=1, batch_size=16, weight_decay=0)
+    with dying_tiles(network, {1: [TileFault(FIRST, 2)]}, reroute=True) as on_epoch:
+        train(network, tiny_dataset(), config, progress=False, on_epoch=on_epoch)
+    assert torch.equal(layer.weight[2], before[2])
+    assert all(not torch.equal(layer.weight[tile], before[tile]) for tile in (0, 1, 3))
 
 
 @pytest.mark.parametrize(
