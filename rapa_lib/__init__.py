@@ -21,6 +21,22 @@ from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
 from rapa_lib.data import DATASETS, Dataset, load_dataset
 from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
+from rapa_lib.fault_tolerance import (
+    FaultSweep,
+    fault_record,
+    fault_table,
+    save_faults,
+    tolerated_share,
+)
+from rapa_lib.faults import (
+    FAULT_KINDS,
+    TileDeaths,
+    TileFault,
+    draw_faults,
+    dying_tiles,
+    products_per_layer,
+    tile_faults,
+)
 from rapa_lib.filter_similarity import FilterSimilarityRun
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
 from rapa_lib.perforated import PerforatedConv2d
@@ -31,6 +47,7 @@ from rapa_lib.regularization import (
     predicted_penalty,
     scale_deviations,
 )
+from rapa_lib.repair import fine_tune, repair_by_copy
 from rapa_lib.runtime import (
     AnalogArrays,
     NetworkLayers,
@@ -49,11 +66,13 @@ from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training
 
 __all__ = [
     "DATASETS",
+    "FAULT_KINDS",
     "TILINGS",
     "AccuracyRun",
     "AnalogArrays",
     "Dataset",
     "DivergedError",
+    "FaultSweep",
     "FilterSimilarityRun",
     "InputScaling",
     "LayerSimilarity",
@@ -64,6 +83,8 @@ __all__ = [
     "RapaConvNet",
     "RunTime",
     "TestErrors",
+    "TileDeaths",
+    "TileFault",
     "TrainConfig",
     "Trained",
     "Training",
@@ -77,7 +98,12 @@ __all__ = [
     "count_parameters",
     "count_patches",
     "draw_assignment",
+    "draw_faults",
+    "dying_tiles",
     "evaluate",
+    "fault_record",
+    "fault_table",
+    "fine_tune",
     "frozen_draws",
     "kernel_similarity",
     "layer_times",
@@ -90,14 +116,19 @@ __all__ = [
     "network_table",
     "penalty_gradient",
     "predicted_penalty",
+    "products_per_layer",
     "reachable_speedup",
     "reestimate_normalisation",
     "register_tiling",
+    "repair_by_copy",
     "roofline_table",
     "run_time",
     "save_acceleration",
+    "save_faults",
     "save_run",
     "scale_deviations",
+    "tile_faults",
     "tile_similarity",
+    "tolerated_share",
     "train",
 ]

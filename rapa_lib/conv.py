@@ -1,11 +1,13 @@
 """The RAPA convolution: kernel matrices replicated over tiles, patches divided among them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_choice, check_int
 from rapa_lib._patch_conv import PatchConv2d, seeded_generator
-from rapa_lib.tiling import TILINGS, draw_assignment
+from rapa_lib.tiling import TILINGS, check_living, draw_assignment
 
 TILE_INITS = ("independent", "identical")
 
@@ -80,6 +82,9 @@ class RapaConv2d(PatchConv2d):
         self.reset_parameters()
         # Names the one draw of a tiling that is drawn once; part of the state dict.
         self.assignment_seed = int(torch.randint(2**31, (), device="cpu"))
+        # What is broken is nothing that was learnt: no part of the state dict.
+        self._living: tuple[int, ...] | None = None
+        self._reroute = True
 
     def reset_parameters(self) -> None:
         """Draw kernels and biases anew, each tile as ``Conv2d`` would, following ``tile_init``."""
@@ -88,7 +93,36 @@ class RapaConv2d(PatchConv2d):
     @property
     def redraws(self) -> bool:
         """Whether every forward pass draws anew."""
-        return self.n_tiles > 1 and TILINGS[self.tiling].redraw
+        n_drawn = len(self.living_tiles) if self.reroute else self.n_tiles
+        return n_drawn > 1 and TILINGS[self.tiling].redraw
+
+    @property
+    def living_tiles(self) -> tuple[int, ...]:
+        """Indices of the tiles that take patches, in order; all of them but for faults."""
+        return tuple(range(self.n_tiles)) if self._living is None else self._living
+
+    @property
+    def reroute(self) -> bool:
+        """Whether the living tiles take the patches of all."""
+        return self._reroute
+
+    def set_living(self, tiles: Sequence[int] | None = None, *, reroute: bool = True) -> None:
+        """Choose the tiles that take patches; the kernels of the others stay as they are.
+
+        The choice is no part of the state dict. An assignment that the caller passes to the layer
+        is taken as it is.
+
+        Args:
+            tiles: their indices; None: all.
+            reroute: whether the living tiles take the patches of the others as well (see
+                :func:`rapa_lib.draw_assignment`); if not, these patches' outputs are zero.
+
+        Raises:
+            ValueError, TypeError: if an index is none of a tile or comes twice, or no tile is left
+                to reroute to.
+        """
+        self._living = check_living(tiles, self.n_tiles, reroute)
+        self._reroute = reroute or self._living is None
 
     def assignment(self, batch_size: int, input_size: tuple[int, int]) -> Tensor:
         """Draw the assignment that a forward pass would draw.
@@ -99,7 +133,7 @@ class RapaConv2d(PatchConv2d):
 
         Returns:
             LongTensor (N, L) on the layer's device: the tile index of every output position, in
-            row-major order.
+            row-major order; -1 where a dead tile's patches are not rerouted.
 
         Raises:
             ValueError: if the output has fewer positions than there are tiles.
@@ -114,6 +148,8 @@ class RapaConv2d(PatchConv2d):
             [height, width],
             self.n_tiles,
             self._frozen_seed if redraw else self.assignment_seed,
+            self._living,
+            self._reroute,
         )
         return drawn.expand(batch_size, -1)
 
@@ -137,7 +173,7 @@ class RapaConv2d(PatchConv2d):
             return self.forward(x[None], assignment)[0]
         if assignment is not None:
             assignment = self._check_assignment(assignment, x)
-        elif self.n_tiles > 1:
+        elif self.n_tiles > 1 or self._living is not None:
             assignment = self.assignment(len(x), tuple(x.shape[2:]))
         return self._convolve(x, self.weight, self.bias, assignment)
 
@@ -207,7 +243,10 @@ class RapaConv2d(PatchConv2d):
         return layer.train(conv.training)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, n_tiles={self.n_tiles}, tiling={self.tiling}"
+        text = f"{super().extra_repr()}, n_tiles={self.n_tiles}, tiling={self.tiling}"
+        if self._living is not None:
+            text += f", living_tiles={self._living}, reroute={self._reroute}"
+        return text
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.assignment_seed)
@@ -220,16 +259,24 @@ class RapaConv2d(PatchConv2d):
     "rapa_lib::draw_assignment", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
 )
 def draw(
-    like: Tensor, tiling: str, batch: int, size: list[int], n_tiles: int, seed: int | None
+    like: Tensor,
+    tiling: str,
+    batch: int,
+    size: list[int],
+    n_tiles: int,
+    seed: int | None,
+    living: list[int] | None,
+    reroute: bool,
 ) -> Tensor:
     """Draw an assignment on the device of ``like``: one operator, so that compiled models draw
     the same numbers as others."""
     generator = seeded_generator(seed, like.device)
     return draw_assignment(
-        tiling, batch, *size, n_tiles, generator=generator, device=like.device
-    ).contiguous()
+        tiling, batch, *size, n_tiles,
+        living=living, reroute=reroute, generator=generator, device=like.device,
+    ).contiguous()  # fmt: skip
 
 
 @draw.register_fake
-def _(like, tiling, batch, size, n_tiles, seed):
+def _(like, tiling, batch, size, n_tiles, seed, living, reroute):
     return like.new_empty(batch, size[0] * size[1], dtype=torch.long)

@@ -8,14 +8,14 @@ study then knows it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from rapa_lib._checks import check_choice, check_int
+from rapa_lib._checks import check_bool, check_choice, check_int
 from rapa_lib._compiled import argsort_rows
 
 Scheme = Callable[[int, int, int, int, torch.Generator | None], Tensor]
@@ -68,25 +68,34 @@ def draw_assignment(
     width: int,
     n_tiles: int,
     *,
+    living: Sequence[int] | None = None,
+    reroute: bool = True,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Draw the tile index of every patch of a batch.
+
+    Where tiles are dead and their patches rerouted, a scheme that draws anew is asked for an
+    assignment of the living tiles alone. Under any other, living tiles keep their own patches, and
+    the dead tiles' patches, in row-major order, are dealt out one at a time to the living ones,
+    those with least load first, so that their loads still differ by at most one patch.
 
     Args:
         tiling: a name in :data:`TILINGS`.
         batch: number of images.
         height, width: output size of the layer; L = height * width patches an image.
         n_tiles: number of tiles, 1 to L.
+        living: indices of the tiles that take patches; None: all.
+        reroute: whether living tiles take the dead tiles' patches; if not, these get no tile.
         generator: source of randomness, on ``device``; None is PyTorch's global one.
         device: where the result lies; None is the CPU.
 
     Returns:
-        LongTensor (batch, L) of tile indices in [0, n_tiles).
+        LongTensor (batch, L) of tile indices in [0, n_tiles); -1 where a patch gets no tile.
 
     Raises:
-        ValueError: if the tiling is unknown, a number is out of its range, or the scheme's answer
-            is no assignment.
+        ValueError: if the tiling is unknown, a number is out of its range, no living tile is there
+            to reroute to, or the scheme's answer is no assignment.
         TypeError: if a number is no integer.
     """
     check_choice("tiling", tiling, TILINGS)
@@ -97,8 +106,11 @@ def draw_assignment(
     check_n_tiles(n_tiles, height, width)
     if tiling == "none" and n_tiles != 1:
         raise ValueError(f"n_tiles: got {n_tiles}, but tiling 'none' has one tile")
+    living = check_living(living, n_tiles, reroute)
+    over_living = living is not None and reroute and TILINGS[tiling].redraw
+    n_drawn = len(living) if over_living else n_tiles
     with torch.device("cpu" if device is None else device):
-        assignment = TILINGS[tiling].scheme(batch, height, width, n_tiles, generator)
+        assignment = TILINGS[tiling].scheme(batch, height, width, n_drawn, generator)
     if assignment.shape != (batch, height * width) or assignment.dtype != torch.long:
         raise ValueError(
             f"tiling {tiling!r}: its scheme gave {assignment.dtype} of shape "
@@ -107,12 +119,40 @@ def draw_assignment(
     # On a GPU looking at the values would wait for it in every forward pass.
     if assignment.device.type == "cpu" and assignment.numel():
         low, high = map(int, assignment.aminmax())
-        if low < 0 or high >= n_tiles:
+        if low < 0 or high >= n_drawn:
             raise ValueError(
                 f"tiling {tiling!r}: its scheme gave tiles {low} to {high}, allowed: 0 to "
-                f"{n_tiles - 1}"
+                f"{n_drawn - 1}"
             )
-    return assignment
+    if living is None:
+        return assignment
+    names = torch.tensor(living, dtype=torch.long, device=assignment.device)
+    if over_living:
+        return names[assignment]
+    kept = torch.full((n_tiles,), -1, device=assignment.device)
+    kept[names] = names
+    assignment = kept[assignment]
+    return _deal_out(assignment, names) if reroute else assignment
+
+
+def check_living(
+    living: Sequence[int] | None, n_tiles: int, reroute: bool
+) -> tuple[int, ...] | None:
+    """Return the living tiles in order, None where all of them live.
+
+    Raises:
+        ValueError, TypeError: if an index is none of a tile, comes twice, or none is left to
+            reroute to.
+    """
+    check_bool("reroute", reroute)
+    if living is None:
+        return None
+    tiles = tuple(sorted(check_int("living", tile, low=0, high=n_tiles - 1) for tile in living))
+    if len(set(tiles)) < len(tiles):
+        raise ValueError(f"living: got {tiles}, expected each tile once")
+    if reroute and not tiles:
+        raise ValueError("living: got no tile, but rerouted patches need at least one")
+    return None if len(tiles) == n_tiles else tiles
 
 
 def check_n_tiles(n_tiles: int, height: int, width: int) -> None:
@@ -122,6 +162,22 @@ def check_n_tiles(n_tiles: int, height: int, width: int) -> None:
             f"n_tiles: got {n_tiles}, but an output of {height} × {width} has only "
             f"{height * width} patches; allowed: 1 to {height * width}"
         )
+
+
+def _deal_out(assignment: Tensor, living: Tensor) -> Tensor:
+    """Give every patch without a tile (-1) to the living tile with the least load, in turn."""
+    rows = []
+    for row in assignment.unbind():
+        loads = torch.bincount(row[row >= 0], minlength=int(living[-1]) + 1)[living]
+        orphans = (row < 0).nonzero().flatten()
+        # What each tile's load would be at its 1st, 2nd, … patch more: take the lowest first.
+        depth = -(-len(orphans) // len(living)) + int(loads.max() - loads.min())
+        levels = loads[:, None] + torch.arange(depth, device=row.device)
+        order = levels.flatten().argsort(stable=True)[: len(orphans)]
+        row = row.clone()
+        row[orphans] = living[order // max(depth, 1)]
+        rows.append(row)
+    return torch.stack(rows) if rows else assignment
 
 
 @register_tiling("none")

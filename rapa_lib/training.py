@@ -154,6 +154,7 @@ def train(
     checkpoint: str | Path | None = None,
     progress: bool = True,
     measure: Measure | None = None,
+    on_epoch: Callable[[nn.Module, int], None] | None = None,
 ) -> Training:
     """Train a model in place, on the device where it lies.
 
@@ -170,6 +171,10 @@ def train(
             after every epoch; what it returns, if not None, is kept in ``measurements``. It draws
             from a seed of its own and must leave the model as it is: the training has the same
             bits with it and without.
+        on_epoch: called with the model and the number of the epoch, from 1, before each epoch that
+            is trained here: a resumed training begins with a later one, so what it does must depend
+            on that number alone (see :func:`rapa_lib.dying_tiles`). A checkpoint belongs to
+            trainings with the same ``repr`` of it (a function's qualified name).
 
     Returns:
         The learning curve, the input scaling and the measurements.
@@ -195,6 +200,8 @@ def train(
         "data_fingerprint": dataset.fingerprint,
         "network": repr(model),
     }
+    if on_epoch is not None:  # a function's repr is not the same in the next process
+        identity["network"] += f"\n{getattr(on_epoch, '__qualname__', None) or repr(on_epoch)}"
     if checkpoint is not None:
         writable_folder("checkpoint", Path(checkpoint).parent)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
@@ -219,6 +226,8 @@ def train(
         take_measurements(0)
     with bar:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
+            if on_epoch is not None:
+                on_epoch(model, epoch)
             began = time.perf_counter()
             with seeded(config.seed, epoch):
                 model.train()

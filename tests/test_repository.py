@@ -23,13 +23,13 @@ _tiled_ops tiling
 _tiled_conv
 _patch_conv
 conv perforated
-convert models
-training
-_linearisation evaluation records runtime similarity statistics
+_broken_tiles convert models
+faults training
+_linearisation evaluation records repair runtime similarity statistics
 regularization
 acceleration accuracy
 trained
-filter_similarity
+fault_tolerance filter_similarity
 figures
 __init__
 """.strip().splitlines()

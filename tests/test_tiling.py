@@ -171,3 +171,121 @@ def test_a_scheme_that_returns_no_assignment_is_refused(monkeypatch, wrong):
     register_tiling("wrong")(wrong)
     with pytest.raises(ValueError, match="tiling 'wrong'"):
         draw_assignment("wrong", 2, 3, 3, 2)
+
+
+# --- Living tiles -----------------------------------------------------------------------------
+
+
+def loads_of(assignment, living):
+    """Patches of each living tile, image by image; -1 and dead tiles must not occur."""
+    counts = torch.stack([torch.bincount(row, minlength=max(living) + 1) for row in assignment])
+    assert int(counts.sum()) == assignment.numel() == int(counts[:, living].sum())
+    return counts[:, living]
+
+
+@pytest.fixture
+def third_party(monkeypatch):
+    """Two tilings of somebody else: one drawn anew, one kept."""
+    monkeypatch.setattr("rapa_lib.tiling.TILINGS", TILINGS.copy())
+
+    @register_tiling("rows")
+    def rows(batch, height, width, n_tiles, generator):
+        return (torch.arange(height * width) * n_tiles // (height * width)).expand(batch, -1)
+
+    @register_tiling("shifted", redraw=True)
+    def shifted(batch, height, width, n_tiles, generator):
+        start = torch.randint(n_tiles, (batch, 1), generator=generator)
+        return (torch.arange(height * width) + start) % n_tiles
+
+
+@pytest.mark.parametrize("tiling", [*BALANCED, "rows", "shifted"])
+@pytest.mark.parametrize("plane", [(5, 3), (6, 9), (8, 8)])
+def test_rerouted_loads_differ_by_at_most_one_patch(tiling, plane, third_party):
+    torch.manual_seed(0)
+    n_patches = plane[0] * plane[1]
+    for n_tiles in {2, 3, 4, 7, n_patches // 2, n_patches}:
+        for n_living in {1, n_tiles // 2, n_tiles - 1}:
+            living = torch.randperm(n_tiles)[:n_living].sort().values.tolist()
+            assignment = draw_assignment(tiling, 3, *plane, n_tiles, living=living)
+            loads = loads_of(assignment, living)
+            assert int(loads.max()) == -(-n_patches // n_living)
+            assert int(loads.max() - loads.min()) <= 1
+
+
+@pytest.mark.parametrize("tiling", ["image", "alternate", "rows"])
+def test_living_tiles_of_a_kept_tiling_keep_their_patches(tiling, third_party):
+    before = draw_assignment(tiling, 2, 7, 5, 6)
+    living = [0, 2, 5]
+    after = draw_assignment(tiling, 2, 7, 5, 6, living=living)
+    lived = torch.isin(before, torch.tensor(living))
+    assert 0 < int(lived.sum()) < lived.numel()
+    assert torch.equal(after[lived], before[lived])
+
+
+def test_a_kept_random_permutation_keeps_the_living_tiles_patches():
+    def draw(**living):
+        generator = torch.Generator().manual_seed(3)
+        return draw_assignment("random_fixed", 2, 7, 5, 6, generator=generator, **living)
+
+    lived = torch.isin(draw(), torch.tensor([1, 4]))
+    assert torch.equal(draw(living=[1, 4])[lived], draw()[lived])
+
+
+def test_a_dead_tiles_patches_are_dealt_out_in_turn():
+    # alternate: 0 1 2 | 0 1 2 …; tile 1's patches go to 0, 2, 0, 2, …
+    after = draw_assignment("alternate", 1, 4, 3, 3, living=[0, 2])
+    dead = draw_assignment("alternate", 1, 4, 3, 3) == 1
+    assert after[dead].tolist() == [0, 2, 0, 2]
+
+
+@pytest.mark.parametrize("tiling", [*BALANCED, "rows", "shifted"])
+def test_without_rerouting_only_the_dead_tiles_patches_change(tiling, third_party):
+    def draw(**living):
+        generator = torch.Generator().manual_seed(3)
+        return draw_assignment(tiling, 4, 6, 7, 5, generator=generator, **living)
+
+    kept = torch.isin(draw(), torch.tensor([0, 3]))
+    expected = draw().where(kept, torch.tensor(-1))
+    assert torch.equal(draw(living=[3, 0], reroute=False), expected)
+    assert draw(living=[], reroute=False).unique().tolist() == [-1]
+
+
+@pytest.mark.parametrize("tiling", [*BALANCED, "none"])
+def test_all_tiles_named_as_living_change_nothing(tiling):
+    n_tiles = 1 if tiling == "none" else 5
+    draws = []
+    for living in (None, range(n_tiles)):
+        generator = torch.Generator().manual_seed(3)
+        arguments = {"living": living, "generator": generator}
+        draws.append(draw_assignment(tiling, 4, 6, 7, n_tiles, **arguments))
+        draws.append(torch.rand((), generator=generator))  # as much of the stream was used
+    assert torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[1], draws[3])
+
+
+def test_rerouted_random_draws_are_uniform_over_the_living_tiles():
+    living, n = [1, 2, 6], 6000
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw_assignment("random", n, 2, 5, 8, living=living, generator=generator)
+    shares = torch.stack([(drawn == tile).double().mean(0) for tile in living])
+    # Each position has each living tile with probability 1/3; standard error 0.006.
+    assert torch.allclose(shares, torch.tensor(1 / 3, dtype=torch.double), atol=0.03)
+    # Draws without replacement: two positions share a tile with probability 4/15 (loads 4, 3, 3).
+    same = (drawn[:, :1] == drawn[:, 1:]).double().mean(0)
+    assert torch.allclose(same, torch.tensor(12 / 45, dtype=torch.double), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("living", "reroute", "error", "message"),
+    [
+        ([], True, ValueError, "living: got no tile"),
+        ([0, 4], True, ValueError, r"living: got 4, allowed: 0 to 3"),
+        ([0, -1], False, ValueError, r"living: got -1, allowed: 0 to 3"),
+        ([1, 1], True, ValueError, r"living: got \(1, 1\), expected each tile once"),
+        ([0.5], True, TypeError, "living: got 0.5"),
+        ([0], 1, TypeError, "reroute: got 1"),
+    ],
+)
+def test_wrong_living_tiles_are_refused(living, reroute, error, message):
+    with pytest.raises(error, match=message):
+        draw_assignment("random", 1, 4, 4, 4, living=living, reroute=reroute)

@@ -16,6 +16,7 @@ from rapa_lib.figures.accuracy import (
     assignment_figure,
     curves_figure,
 )
+from rapa_lib.figures.faults import fault_figure
 from rapa_lib.figures.similarity import (
     contrast,
     filters_figure,
@@ -37,6 +38,7 @@ __all__ = [
     "configuration_labels",
     "contrast",
     "curves_figure",
+    "fault_figure",
     "filters_figure",
     "layer_time_figure",
     "pareto_figure",
