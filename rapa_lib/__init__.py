@@ -9,12 +9,14 @@ Figures are in :mod:`rapa_lib.figures`, which is imported apart.
 
 from rapa_lib._patch_conv import frozen_draws
 from rapa_lib.acceleration import (
+    AccelerationRun,
     acceleration_table,
     balanced_table,
     count_networks,
     layer_times,
     network_table,
     save_acceleration,
+    tiles_accuracy,
 )
 from rapa_lib.accuracy import AccuracyRun, load_network, save_run
 from rapa_lib.conv import RapaConv2d
@@ -68,6 +70,7 @@ __all__ = [
     "DATASETS",
     "FAULT_KINDS",
     "TILINGS",
+    "AccelerationRun",
     "AccuracyRun",
     "AnalogArrays",
     "Dataset",
@@ -129,6 +132,7 @@ __all__ = [
     "scale_deviations",
     "tile_faults",
     "tile_similarity",
+    "tiles_accuracy",
     "tolerated_share",
     "train",
 ]

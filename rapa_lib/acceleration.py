@@ -1,8 +1,9 @@
 """The acceleration experiment: networks on analog arrays, tiles from one to a thousand."""
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from rapa_lib._checks import check_int, check_real
 from rapa_lib._files import writable_folder
+from rapa_lib.accuracy import load_network
 from rapa_lib.models import RapaConvNet
-from rapa_lib.records import provenance, write_json, write_table
+from rapa_lib.records import provenance, write_json
 from rapa_lib.runtime import (
     SCHEDULES,
     AnalogArrays,
@@ -26,9 +28,77 @@ from rapa_lib.runtime import (
     roofline_table,
     run_time,
 )
+from rapa_lib.training import load_checkpoint
 
 RAPA = "rapa"
 """The name that stands for the study's own network among torchvision's."""
+
+
+@dataclass(frozen=True)
+class AccelerationRun:
+    """Everything that names one run of the acceleration experiment; checked when it is made.
+
+    Args:
+        networks: names as :func:`count_networks` takes them.
+        image_size: side of the images of torchvision's networks.
+        max_tiles: the most tiles per layer; powers of two up to it are tried.
+        target_speedup: the one whose cost is asked for.
+        max_array_size, forward_ns, backward_ns, update_ns, analog_bias, pack_groups: see
+            :class:`AnalogArrays`, whose ``max_size`` the first is.
+        flops_per_s, bytes_per_s, batch_size: see :func:`roofline_table`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    networks: Sequence[str] = (RAPA, "alexnet", "resnet18")
+    image_size: int = 224
+    max_tiles: int = 1024
+    target_speedup: float = 10
+    max_array_size: int = 512
+    forward_ns: float = 80.0
+    backward_ns: float = 80.0
+    update_ns: float = 80.0
+    analog_bias: bool = False
+    pack_groups: bool = False
+    flops_per_s: float = 100e12
+    bytes_per_s: float = 1e12
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if isinstance(self.networks, str) or not isinstance(self.networks, Sequence):
+            raise TypeError(f"networks: got {self.networks!r}, expected a list of names")
+        if not self.networks:
+            raise ValueError("networks: got none, expected at least one name")
+        for name in self.networks:
+            _check_name(name)
+        check_int("image_size", self.image_size, low=1)
+        check_int("max_tiles", self.max_tiles, low=1)
+        check_int("batch_size", self.batch_size, low=1)
+        check_real("target_speedup", self.target_speedup, low=1)
+        for name in ("flops_per_s", "bytes_per_s"):
+            check_real(name, getattr(self, name), low=0, open_low=True)
+        _ = self.hardware
+
+    @property
+    def hardware(self) -> AnalogArrays:
+        return AnalogArrays(
+            self.max_array_size,
+            forward_ns=self.forward_ns,
+            backward_ns=self.backward_ns,
+            update_ns=self.update_ns,
+            analog_bias=self.analog_bias,
+            pack_groups=self.pack_groups,
+        )
+
+    @property
+    def n_tiles(self) -> list[int]:
+        """The numbers of tiles that are tried."""
+        return [2**i for i in range(self.max_tiles.bit_length())]
+
+    def count(self) -> dict[str, NetworkLayers]:
+        """Count the networks' layers."""
+        return count_networks(self.networks, self.image_size)
 
 
 def count_networks(names: Iterable[str], image_size: int = 224) -> dict[str, NetworkLayers]:
@@ -59,12 +129,18 @@ def count_networks(names: Iterable[str], image_size: int = 224) -> dict[str, Net
     return networks
 
 
-def _build(name: str) -> nn.Module:
+def _check_name(name: str) -> None:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name != RAPA and name not in known:
         raise ValueError(f"networks: got {name!r}, allowed: {RAPA}, {', '.join(known)}")
+
+
+def _build(name: str) -> nn.Module:
+    from torchvision import models
+
+    _check_name(name)
     with warnings.catch_warnings(), _WithoutWeights():
         # GoogLeNet and Inception announce that their initial weights will change: there are none.
         warnings.simplefilter("ignore", FutureWarning)
@@ -275,28 +351,81 @@ def network_table(
 
 def save_acceleration(
     folder: str | Path,
+    run: AccelerationRun,
     table: pd.DataFrame,
-    hardware: AnalogArrays,
-    parameters: Mapping[str, Any],
+    layers: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Write ``acceleration.csv`` and, last, ``acceleration.json`` to a folder.
+    """Write ``record.json`` to a folder.
 
     Args:
         folder: is made if it is not there.
+        run: what was asked.
         table: rows of :func:`acceleration_table` and :func:`balanced_table`.
-        hardware: the arrays they were computed for.
-        parameters: what else names the run.
+        layers: rows of :func:`layer_times`.
 
     Returns:
-        The record: provenance, hardware, parameters, and the table's rows.
+        The record: provenance, parameters, and the tables' rows.
     """
-    folder = writable_folder("output", folder)
     record = {
         **provenance(torch.device("cpu")),
-        "hardware": asdict(hardware),
-        "config": dict(parameters),
+        "config": asdict(run) | {"networks": list(run.networks)},
         "rows": table.to_dict("records"),
+        "layers": layers.to_dict("records"),
     }
-    write_table(folder / "acceleration.csv", table)
-    write_json(folder / "acceleration.json", record)
+    write_json(writable_folder("output", folder) / "record.json", record)
     return record
+
+
+def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
+    """Test errors of trained networks beside the speed-up that their tiles give.
+
+    Of the RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
+    come with most numbers of tiles, and beside them the networks without tiles.
+
+    Args:
+        runs: folders of finished runs of the accuracy experiment.
+
+    Returns:
+        A row a run: dataset, epochs, tiling, n_tiles, tile_init, tile_lr_power, pooling, seed,
+        ``test_error`` and ``test_error_vote`` (percent), ``speedup`` of the pipelined and
+        ``speedup_sequential`` of the sequential schedule, run, git_commit, data_fingerprint.
+
+    Raises:
+        ValueError: if there is no run without tiles and none with random ones.
+    """
+    rows, settings = [], []
+    for folder in map(Path, runs):
+        record = json.loads((folder / "record.json").read_text())
+        if record["tiling"] not in ("none", "random"):
+            continue
+        config = record["config"]
+        network, _, _ = load_network(folder / "network.pt")
+        channels = network.features[0][0].in_channels
+        timed = run_time(network, (channels, *_image_size(folder)))
+        rows.append(
+            {name: record[name] for name in ("dataset", "epochs", "tiling", "n_tiles")}
+            | {name: config[name] for name in ("tile_init", "tile_lr_power", "pooling", "seed")}
+            | {name: record[name] for name in ("test_error", "test_error_vote")}
+            | {
+                "speedup": timed.speedup("pipelined"),
+                "speedup_sequential": timed.speedup("sequential"),
+                "run": folder.name,
+            }
+            | {name: record[name] for name in ("git_commit", "data_fingerprint")}
+        )
+        tiles = {"tiling", "n_tiles", "seed"}
+        settings.append(json.dumps({k: v for k, v in config.items() if k not in tiles}))
+    if not rows:
+        raise ValueError("runs: none of them has tiling 'none' or 'random'")
+    table = pd.DataFrame(rows).assign(setting=settings)
+    tiled = table[table["tiling"] == "random"]
+    if len(tiled):
+        chosen = tiled.groupby("setting", sort=False)["n_tiles"].nunique().idxmax()
+        table = table[(table["setting"] == chosen) | (table["tiling"] == "none")]
+    # Ordinary networks have no tiles to start or to scale: nothing else may vary among them.
+    order = ["dataset", "epochs", "tiling", "speedup", "seed"]
+    return table.drop(columns="setting").sort_values(order, ignore_index=True)
+
+
+def _image_size(folder: Path) -> tuple[int, int]:
+    return tuple(load_checkpoint(folder / "network.pt")["data"]["image_size"])

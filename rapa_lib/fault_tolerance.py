@@ -23,8 +23,8 @@ from rapa_lib.faults import (
     check_kind,
     draw_faults,
     products_per_layer,
-    tile_faults,
     rapa_layers,
+    tile_faults,
 )
 from rapa_lib.records import provenance, write_json
 from rapa_lib.repair import fine_tune, repair_by_copy
@@ -285,12 +285,12 @@ def fault_record(
 
 
 def save_faults(folder: str | Path, record: dict[str, Any]) -> None:
-    """Write a record as ``faults.json`` to a folder, which is made if it is not there.
+    """Write a record as ``record.json`` to a folder, which is made if it is not there.
 
     Raises:
         ValueError: if the folder cannot be written to.
     """
-    write_json(writable_folder("output", folder) / "faults.json", record)
+    write_json(writable_folder("output", folder) / "record.json", record)
 
 
 def fault_table(records: Iterable[dict[str, Any] | str | Path], part: str = "rows") -> pd.DataFrame:

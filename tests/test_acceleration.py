@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from rapa_lib import (
+    AccelerationRun,
     AnalogArrays,
     acceleration_table,
     balance_tiles,
@@ -106,14 +107,36 @@ def test_networks_before_any_tiling(networks):
 
 
 def test_the_record_holds_rows_and_provenance(networks, tmp_path):
-    table = acceleration_table(networks, [1, 2])
-    hardware = AnalogArrays((3, 4))
-    record = save_acceleration(tmp_path / "new", table, hardware, {"image_size": 64})
-    read = json.loads((tmp_path / "new/acceleration.json").read_text())
+    run = AccelerationRun(["rapa", "alexnet"], 64, max_tiles=2, max_array_size=(3, 4))
+    assert run.hardware == AnalogArrays((3, 4))
+    assert run.n_tiles == [1, 2]
+    table = acceleration_table(networks, run.n_tiles, run.hardware)
+    times = layer_times(networks, 2, run.hardware)
+    record = save_acceleration(tmp_path / "new", run, table, times)
+    read = json.loads((tmp_path / "new/record.json").read_text())
     assert read == json.loads(json.dumps(record))
-    assert read["hardware"]["max_size"] == [3, 4]
-    assert read["config"] == {"image_size": 64}
+    assert read["config"]["max_array_size"] == [3, 4]
+    assert read["config"]["image_size"] == 64
     assert {"git_commit", "torch_version", "package_version"} <= set(read)
     pd.testing.assert_frame_equal(pd.DataFrame(read["rows"]), table)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/acceleration.csv"), table)
+    pd.testing.assert_frame_equal(pd.DataFrame(read["layers"]), times)
     assert len(table) == 2 * 2 * len(SCHEDULES)
+    assert run.count() == networks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"networks": "rapa"}, TypeError, "networks: got 'rapa', expected a list"),
+        ({"networks": []}, ValueError, "networks: got none"),
+        ({"networks": ["rapid"]}, ValueError, "networks: got 'rapid', allowed: rapa, alexnet"),
+        ({"image_size": 0}, ValueError, "image_size: got 0"),
+        ({"max_tiles": 0}, ValueError, "max_tiles: got 0"),
+        ({"target_speedup": 0.5}, ValueError, "target_speedup: got 0.5"),
+        ({"forward_ns": -1}, ValueError, "forward_ns: got -1"),
+        ({"flops_per_s": 0}, ValueError, "flops_per_s: got 0"),
+    ],
+)
+def test_bad_parameters_fail_when_a_run_is_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        AccelerationRun(**arguments)

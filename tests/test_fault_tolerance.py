@@ -193,9 +193,9 @@ def test_wrong_parameters_are_refused(arguments, error, message):
 def test_records_come_back_from_their_files(tmp_path, network, rows, repairs):
     record = record_of(network, rows, repairs, seed=3)
     save_faults(tmp_path / "new", record)
-    path = tmp_path / "new" / "faults.json"
+    path = tmp_path / "new" / "record.json"
     assert json.loads(path.read_text()) == record
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["faults.json"]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["record.json"]
     assert {"git_commit", "torch_version", "device", "data_fingerprint", "sweep"} <= set(record)
     assert record["sweep"]["shares"] == [0, 0.5, 0.9]
     table = fault_table([path, record_of(network, rows, repairs, seed=4)])
@@ -208,8 +208,8 @@ def test_records_come_back_from_their_files(tmp_path, network, rows, repairs):
 
 
 def test_unreadable_records_are_named(tmp_path):
-    (tmp_path / "faults.json").write_text("{}")
-    for path in (tmp_path / "faults.json", tmp_path / "none.json"):
+    (tmp_path / "record.json").write_text("{}")
+    for path in (tmp_path / "record.json", tmp_path / "none.json"):
         with pytest.raises(ValueError, match=f"record: cannot read .*{path.name}"):
             fault_table([path])
     with pytest.raises(ValueError, match="records: none to collect"):
@@ -271,7 +271,7 @@ def run_notebook(tmp_path, **parameters):
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
     assert sum("image/png" in data for data in outputs) == 1
     (answer,) = [data["text/markdown"] for data in outputs if "text/markdown" in data]
-    record = json.loads((tmp_path / "output" / "faults.json").read_text())
+    record = json.loads((tmp_path / "output" / "record.json").read_text())
     return record, answer
 
 

@@ -27,8 +27,8 @@ _broken_tiles convert models
 faults training
 _linearisation evaluation records repair runtime similarity statistics
 regularization
-acceleration accuracy
-trained
+accuracy
+acceleration trained
 fault_tolerance filter_similarity
 figures
 __init__

@@ -19,6 +19,9 @@ def arguments(doc: str) -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("--description", required=True)
     parser.add_argument("--missing", type=int, default=0, help="runs that did not finish")
+    parser.add_argument(
+        "--accuracy", type=Path, nargs="*", default=[], help="runs of the accuracy experiment"
+    )
     return parser.parse_args()
 
 

@@ -16,11 +16,17 @@ from study import ROOT, TABLES, Study, load_study
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
+from rapa_lib.acceleration import AccelerationRun
 from rapa_lib.accuracy import AccuracyRun, choose_device
+from rapa_lib.fault_tolerance import FaultSweep
 from rapa_lib.filter_similarity import FilterSimilarityRun
 
-# What the parameters of an experiment on a trained network must make.
-FURTHER = {"filter_similarity": FilterSimilarityRun}
+# What the parameters of every further experiment must make.
+FURTHER = {
+    "filter_similarity": FilterSimilarityRun,
+    "fault_tolerance": FaultSweep,
+    "acceleration": AccelerationRun,
+}
 
 
 def main() -> None:

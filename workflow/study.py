@@ -31,6 +31,16 @@ TABLES = {
             "filter_similarity_filters",
         ),
     ),
+    "fault_tolerance": (
+        "fault_tolerance.csv", "fault_tolerance.md", "fault_tolerance_repairs.csv",
+        *_pictures("fault_tolerance"),
+    ),
+    "acceleration": (
+        "acceleration.csv", "acceleration.md", "tiles_accuracy.csv",
+        *_pictures(
+            "acceleration", "acceleration_layers", "acceleration_pareto", "tiles_accuracy"
+        ),
+    ),
 }  # fmt: skip
 """What each experiment leaves in its study's folder.
 
@@ -90,6 +100,9 @@ class Study:
             if experiment in config:
                 block = config[experiment]
                 settings = _grid(experiment, block, threads)
+                if "networks" not in block:
+                    runs[experiment] = settings
+                    continue
                 networks = _chosen(experiment, block["networks"], runs["accuracy"])
                 runs[experiment] = [
                     Run(f"{network.name}-{own.name}", own.parameters, network.name)
@@ -116,7 +129,9 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
     """Spell out the grid of one experiment, in order, without repetition."""
     inspected = papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
     known = [name for name in inspected if name not in SET_BY_STUDY]
-    override = {"threads": threads} | ({} if data is None else {"dataset": data})
+    override = {"threads": threads} if "threads" in inspected else {}
+    if data is not None:
+        override["dataset"] = data
     runs = {}
     for block in config.get("grid", [{}]):
         for values in itertools.product(*block.values()):

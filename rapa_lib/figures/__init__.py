@@ -8,6 +8,7 @@ from rapa_lib.figures.acceleration import (
     proportional_up_to,
     speedup_figure,
     tradeoff_figure,
+    tradeoff_summary,
 )
 from rapa_lib.figures.accuracy import (
     MEASURES,
@@ -16,7 +17,7 @@ from rapa_lib.figures.accuracy import (
     assignment_figure,
     curves_figure,
 )
-from rapa_lib.figures.faults import fault_figure
+from rapa_lib.figures.faults import fault_figure, fault_summary, repair_summary
 from rapa_lib.figures.similarity import (
     contrast,
     filters_figure,
@@ -39,12 +40,14 @@ __all__ = [
     "contrast",
     "curves_figure",
     "fault_figure",
+    "fault_summary",
     "filters_figure",
     "layer_time_figure",
     "pareto_figure",
     "penalty_answer",
     "penalty_figure",
     "proportional_up_to",
+    "repair_summary",
     "save_figure",
     "similarity_answer",
     "similarity_figure",
@@ -53,4 +56,5 @@ __all__ = [
     "tiles_figure",
     "tiling_order",
     "tradeoff_figure",
+    "tradeoff_summary",
 ]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rapa_lib.figures._style import STYLE, WIDTH, joined, t_interval, tiling_order
+from rapa_lib.figures._style import STYLE, WIDTH, joined, t_interval, tiling_order, with_interval
 
 PROPORTIONAL = 0.9  # of the number of tiles: from here on a speed-up counts as proportional to it
 
@@ -226,6 +226,31 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if many else "one seed"
         axes.set_title(f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}")
     return figure
+
+
+def tradeoff_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Test error by number of tiles: means over seeds with 95 % t-intervals, as strings.
+
+    Args:
+        table: as for :func:`tradeoff_figure`, with ``speedup_sequential``.
+    """
+    keys = ["dataset", "epochs", "tiling", "n_tiles", "speedup", "speedup_sequential"]
+    rows = []
+    for values, runs in table.sort_values("speedup").groupby(keys, sort=False):
+        row = dict(zip(keys, values, strict=True))
+        rows.append(
+            {
+                "tiling": row["tiling"],
+                "n_tiles": row["n_tiles"],
+                "epochs": row["epochs"],
+                "seeds": len(runs),
+                "speed-up, pipelined": f"{row['speedup']:.4g}",
+                "speed-up, sequential": f"{row['speedup_sequential']:.4g}",
+                "test error (%)": with_interval(runs["test_error"]),
+                "vote (%)": with_interval(runs["test_error_vote"]),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def acceleration_summary(table: pd.DataFrame) -> pd.DataFrame:

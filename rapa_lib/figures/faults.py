@@ -6,7 +6,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rapa_lib.figures._style import STYLE, WIDTH, configuration_labels, joined, label_order
+from rapa_lib.fault_tolerance import tolerated_share
+from rapa_lib.figures._style import (
+    STYLE,
+    WIDTH,
+    configuration_labels,
+    joined,
+    label_order,
+    with_interval,
+)
 from rapa_lib.statistics import mean_interval
 
 _GREY = "0.3"
@@ -94,6 +102,52 @@ def _draw_intervals(axes, errors: pd.Series, look: dict, *, shift: float) -> Non
     bars.append([hi - m for m, hi in zip(means, high, strict=True)])
     # Bars of several lines at one share stand beside each other.
     axes.errorbar(shares + 0.008 * shift, means, yerr=bars, capsize=2, elinewidth=1, **look)
+
+
+def fault_summary(table: pd.DataFrame, points: float = 1.0) -> pd.DataFrame:
+    """The share of tiles that can fail for less than so many points, one row a configuration.
+
+    Args:
+        table: rows of ``fault_tolerance.csv``.
+        points: percentage points of test error.
+    """
+    table = table.assign(label=configuration_labels(table))
+    rows = []
+    for label in label_order(table):
+        part = table[table["label"] == label]
+        for found in tolerated_share(part, points).to_dict("records"):
+            rows.append(
+                {
+                    "tiling": label.replace("\n", ", "),
+                    "layers": found["layers"],
+                    "rerouted": "yes" if found["reroute"] else "no",
+                    "share": f"{100 * found['share_faulty']:.0f} %",
+                    "added error (points)": f"{found['added_error']:+.2f}",
+                    "speed-up left": f"{found['speed_up']:.1f}",
+                    "seeds": part["seed"].nunique(),
+                    "draws of faults": part["fault_draw"].nunique(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def repair_summary(repairs: pd.DataFrame) -> pd.DataFrame:
+    """Test error after each repair, one row a configuration: means over seeds, as strings.
+
+    Args:
+        repairs: rows of ``fault_tolerance_repairs.csv``.
+    """
+    repairs = repairs.assign(label=configuration_labels(repairs))
+    kinds = list(repairs["repair"].unique())
+    rows = []
+    for label in label_order(repairs):
+        part = repairs[repairs["label"] == label]
+        by_seed = part.groupby(["repair", "seed"])["test_error"].mean()
+        rows.append(
+            {"tiling": label.replace("\n", ", ")}
+            | {kind: with_interval(by_seed[kind]) for kind in kinds}
+        )
+    return pd.DataFrame(rows)
 
 
 def _where(layers: str) -> str:

@@ -1,0 +1,65 @@
+"""Collect the acceleration experiment, and the test errors that its speed-ups cost."""
+
+import json
+
+import pandas as pd
+from collecting import arguments, opening, provenance, read
+
+from rapa_lib._files import whole_file
+from rapa_lib.acceleration import tiles_accuracy
+from rapa_lib.figures import (
+    acceleration_summary,
+    layer_time_figure,
+    pareto_figure,
+    save_figure,
+    speedup_figure,
+    tradeoff_figure,
+    tradeoff_summary,
+)
+from rapa_lib.records import write_table
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    records = read(options.runs)
+    if len(records) != 1:
+        raise SystemExit(f"acceleration: got {len(records)} runs, expected one")
+    (record,) = records
+    table, layers = pd.DataFrame(record["rows"]), pd.DataFrame(record["layers"])
+    trade = tiles_accuracy(options.accuracy)
+    stem = options.results / "acceleration"
+    write_table(stem.with_suffix(".csv"), table)
+    write_table(options.results / "tiles_accuracy.csv", trade)
+    save_figure(speedup_figure(table), stem)
+    save_figure(layer_time_figure(layers), f"{stem}_layers")
+    save_figure(pareto_figure(table), f"{stem}_pareto")
+    save_figure(tradeoff_figure(trade), options.results / "tiles_accuracy")
+    lines = [
+        *opening(options.description, options.missing, 1),
+        acceleration_summary(table).round(1).to_markdown(index=False),
+        "",
+        "Speed-up over one tile per layer with the same number of tiles for every convolution; "
+        "proportional: at least 90 % of the number of tiles. A model of analog arrays, no "
+        "measurement: " + json.dumps(record["config"]) + ".",
+        "",
+        "![speed-up and cross-points against tiles](acceleration.png)",
+        "",
+        "![time of each layer](acceleration_layers.png)",
+        "",
+        "![speed-up against cross-points](acceleration_pareto.png)",
+        "",
+        tradeoff_summary(trade).to_markdown(index=False, disable_numparse=True),
+        "",
+        "Test error (%) of trained networks against the speed-up of all layers one after the "
+        "other: means over seeds, ± half a 95 % interval by Student's t.",
+        "",
+        "![test error against speed-up](tiles_accuracy.png)",
+        "",
+        *provenance(pd.DataFrame(records)),
+    ]
+    with whole_file(stem.with_suffix(".md")) as part:
+        part.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
