@@ -50,8 +50,9 @@ def main() -> None:
         "",
         tradeoff_summary(trade).to_markdown(index=False, disable_numparse=True),
         "",
-        "Test error (%) of trained networks against the speed-up of all layers one after the "
-        "other: means over seeds, ± half a 95 % interval by Student's t.",
+        "Test error (%) of trained networks beside what their tiles make faster: means over seeds, "
+        "± half a 95 % interval by Student's t. Pipelined: every layer works on an image of its "
+        "own; sequential: an image goes through layer after layer.",
         "",
         "![test error against speed-up](tiles_accuracy.png)",
         "",
