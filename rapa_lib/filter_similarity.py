@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pandas as pd
 import torch
 
 from rapa_lib._checks import check_int, check_real
+from rapa_lib.data import Dataset
+from rapa_lib.models import RapaConvNet
 from rapa_lib.records import provenance
 from rapa_lib.regularization import (
     ALL_LAYERS,
@@ -17,7 +19,7 @@ from rapa_lib.regularization import (
     predicted_penalty,
     scale_deviations,
 )
-from rapa_lib.similarity import tile_similarity, tiled_layers, unit_filters
+from rapa_lib.similarity import LayerSimilarity, tile_similarity, tiled_layers, unit_filters
 from rapa_lib.trained import Trained
 from rapa_lib.training import seeded
 
@@ -46,15 +48,26 @@ class FilterSimilarityRun:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_int("images", self.images, low=1)
-        check_int("draws", self.draws, low=2)
-        check_int("probes", self.probes, low=2)
-        check_int("seed", self.seed, low=0)
         if isinstance(self.scales, str) or not isinstance(self.scales, Sequence):
             raise TypeError(f"scales: got {self.scales!r}, expected a list of numbers")
-        for scale in self.scales:
-            check_real("scales", scale, low=0, open_low=True)
-        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        if not self.scales:
+            raise ValueError("scales: got none, expected at least one number")
+        plain = {
+            "images": check_int("images", self.images, low=1),
+            "draws": check_int("draws", self.draws, low=2),
+            "probes": check_int("probes", self.probes, low=2),
+            "scales": tuple(check_real("scales", s, low=0, open_low=True) for s in self.scales),
+            "seed": check_int("seed", self.seed, low=0),
+        }
+        # Python's own numbers: numpy's would make the record unreadable.
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    def check(self, network: RapaConvNet, data: Dataset) -> None:
+        """Raise now what measuring this network would raise; its shapes are enough."""
+        if not tiled_layers(network):
+            raise ValueError("network: no layer has several tiles, so none can be alike")
+        self._check_images(data)
 
     def penalties(self, trained: Trained) -> pd.DataFrame:
         """Penalty of random assignment, measured and predicted, as the deviations are scaled.
@@ -145,7 +158,9 @@ class FilterSimilarityRun:
                         "penalty_error": penalty.get("standard_error", math.nan),
                     }
                 )
-        return pd.DataFrame(rows).rename(columns={"n_tiles": "layer_tiles"})
+        measures = [field.name for field in fields(LayerSimilarity)]
+        columns = ["epoch", *measures, "penalty", "penalty_error"]
+        return pd.DataFrame(rows, columns=columns).rename(columns={"n_tiles": "layer_tiles"})
 
     def labels(self, trained: Trained) -> dict[str, Any]:
         """What tells this network from the others of a study."""
@@ -182,6 +197,13 @@ class FilterSimilarityRun:
             "config": trained.run.parameters(),
         }
 
+    def _check_images(self, data: Dataset) -> None:
+        if self.images > len(data.train_images):
+            raise ValueError(
+                f"images: got {self.images}, but {data.name} has {len(data.train_images)} training "
+                "images"
+            )
+
     @staticmethod
     def _has_expectation(trained: Trained) -> bool:
         layers = tiled_layers(trained.network).values()
@@ -189,11 +211,7 @@ class FilterSimilarityRun:
 
     def _chosen(self, trained: Trained):
         data, device = trained.data, next(trained.network.parameters()).device
-        if self.images > len(data.train_images):
-            raise ValueError(
-                f"images: got {self.images}, but {data.name} has {len(data.train_images)} training "
-                "images"
-            )
+        self._check_images(data)
         with seeded(self.seed):
             chosen = torch.randperm(len(data.train_images))[: self.images]
         images = trained.scaling(data.train_images[chosen].to(device))

@@ -69,6 +69,15 @@ def load_or_train(
             f"{trained_on['fingerprint'][:12]}…, but {run.dataset} has here "
             f"{data.fingerprint[:12]}…"
         )
-    recorded = Path(network).with_name("similarity.json")
-    measurements = json.loads(recorded.read_text())["measurements"] if recorded.exists() else []
-    return Trained(loaded, scaling, run, data, measurements)
+    return Trained(loaded, scaling, run, data, _recorded(Path(network)))
+
+
+def _recorded(network: Path) -> list[dict[str, Any]]:
+    """What was recorded of the tiles while the network learned."""
+    path = network.with_name("similarity.json")
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text())["measurements"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"network: {path} beside it is damaged: {error!r}") from error

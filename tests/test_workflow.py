@@ -130,7 +130,7 @@ def smoke(house, tmp_path_factory):
 
 
 def test_every_run_has_a_row_and_it_is_the_record(smoke):
-    assert [run.name for run in smoke.runs] == sorted(run.name for run in smoke.study.accuracy)
+    assert [run.name for run in smoke.runs] == sorted(run.name for run in smoke.study.runs["accuracy"])
     records = [
         json.loads((run / "record.json").read_text()) | {"run": run.name} for run in smoke.runs
     ]
@@ -150,7 +150,7 @@ def test_every_run_has_a_row_and_it_is_the_record(smoke):
 
 
 def test_a_record_says_with_which_parameters_it_was_made(smoke):
-    for run in smoke.study.accuracy:
+    for run in smoke.study.runs["accuracy"]:
         folder = smoke.folder / "runs/accuracy" / run.name
         config = json.loads((folder / "record.json").read_text())["config"]
         assert config == AccuracyRun(**run.parameters).parameters()
@@ -244,8 +244,8 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
 
 
 def test_the_end_says_where_the_tables_are(smoke):
-    assert "smoke: 2 of 2 runs are in" in smoke.done.stdout
-    for name in ("accuracy.csv", "accuracy.png", "accuracy_curves.png", "accuracy.md"):
+    assert "smoke: 3 of 3 runs are in" in smoke.done.stdout
+    for name in ("accuracy.md", "filter_similarity.md"):
         assert f"{smoke.folder / name}\n" in smoke.done.stdout
     assert "FAILED" not in smoke.done.stdout
 
@@ -256,7 +256,7 @@ def test_a_finished_study_is_not_run_again(house, smoke):
     done = execute(house, *command("config/smoke.yaml", smoke.results))
     assert time.monotonic() - began < 60
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "smoke: 2 of 2 runs are in" in done.stdout
+    assert "smoke: 3 of 3 runs are in" in done.stdout
     assert mtimes(smoke.folder) == before
 
 
@@ -269,7 +269,7 @@ def test_the_snakefiles_own_command_plans_the_quick_study(house):
     done = execute(house, "env", f"PATH={path}", *line.split(), "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
     planned = dict(re.findall(r"^(accuracy_run|accuracy_table) +(\d+)$", done.stdout, re.M))
-    n_runs = len(load_study(ROOT / "config/quick.yaml").accuracy)
+    n_runs = len(load_study(ROOT / "config/quick.yaml").runs["accuracy"])
     assert planned == {"accuracy_run": str(n_runs), "accuracy_table": "1"}
 
 
@@ -323,7 +323,7 @@ def fragile(house, tmp_path_factory):
     results = tmp_path_factory.mktemp("fragile")
     config = write_yaml(results / "fragile.yaml", FRAGILE)
     good, bad = [
-        results / "fragile/runs/accuracy" / run.name for run in load_study(config).accuracy
+        results / "fragile/runs/accuracy" / run.name for run in load_study(config).runs["accuracy"]
     ]
     with (results / "said.txt").open("w") as said:
         first = subprocess.Popen(
@@ -375,7 +375,7 @@ def test_a_killed_training_goes_on_where_it_was(fragile):
 
 
 def test_a_killed_study_ends_with_the_tables_of_an_undisturbed_one(fragile, tmp_path, one_thread):
-    run = AccuracyRun(**load_study(fragile.config).accuracy[0].parameters)
+    run = AccuracyRun(**load_study(fragile.config).runs["accuracy"][0].parameters)
     data = run.load_data()
     network = run.build_network(data)
     training = run.train(network, data, progress=False)
@@ -408,9 +408,9 @@ def test_a_restarted_run_sweeps_up(fragile):
 
 def test_a_failed_run_is_named_with_its_error_and_its_notebook(fragile):
     assert fragile.done.returncode == 1
-    assert f"FAILED {fragile.bad.name}: DivergedError: the loss is" in fragile.done.stdout
+    assert f"FAILED accuracy {fragile.bad.name}: DivergedError: the loss is" in fragile.done.stdout
     assert f"notebook {fragile.bad / 'failed.ipynb'}" in fragile.done.stdout
-    assert f"FAILED {fragile.good.name}" not in fragile.done.stdout
+    assert f"FAILED accuracy {fragile.good.name}" not in fragile.done.stdout
     notebook = nbformat.read(fragile.bad / "failed.ipynb", 4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert "DivergedError" in {output.get("ename") for output in outputs}
@@ -432,7 +432,7 @@ def test_only_the_failed_run_is_tried_again(house, fragile):
     before, tables = mtimes(fragile.good), mtimes(fragile.results)
     done = execute(house, *command(fragile.config, fragile.results))
     assert done.returncode == 1
-    assert f"FAILED {fragile.bad.name}: DivergedError" in done.stdout
+    assert f"FAILED accuracy {fragile.bad.name}: DivergedError" in done.stdout
     assert mtimes(fragile.good) == before
     failed = fragile.bad / "failed.ipynb"
     assert failed.stat().st_mtime_ns > tables[failed]
@@ -469,13 +469,13 @@ def test_failures_stop_no_other_run_and_a_failed_collection_is_told(house, tmp_p
     config = tmp_path / "study.yaml"
     config.write_text(changed(accuracy__grid=[{"seed": [0, 1, 2, 3]}]))
     start = command(config, tmp_path / "results", "--cores", "1")
-    runs = [run.name for run in load_study(config).accuracy]
+    runs = [run.name for run in load_study(config).runs["accuracy"]]
     folder = tmp_path / "results/fragile"
 
     done = execute(tmp_path / "house", *start)
     assert done.returncode == 1
     assert "fragile: 2 of 4 runs are in" in done.stdout
-    assert re.findall(r"FAILED (\S+):", done.stdout) == [runs[0], runs[3]]
+    assert re.findall(r"FAILED accuracy (\S+):", done.stdout) == [runs[0], runs[3]]
     arguments = (folder / "accuracy.md").read_text()
     assert arguments.endswith(" --missing 2")
     assert [name in arguments for name in runs] == [False, True, True, False]
@@ -485,7 +485,7 @@ def test_failures_stop_no_other_run_and_a_failed_collection_is_told(house, tmp_p
     done = execute(tmp_path / "house", *start)
     assert done.returncode == 1
     assert f"FAILED to collect the tables of {folder}" in done.stdout
-    assert re.findall(r"FAILED (\S+):", done.stdout) == [runs[0], runs[3]]
+    assert re.findall(r"FAILED accuracy (\S+):", done.stdout) == [runs[0], runs[3]]
     assert "are in" not in done.stdout
 
 
@@ -542,15 +542,15 @@ def test_a_kernel_that_dies_is_a_failed_run(notebook_run):
 @pytest.mark.parametrize("left", [None, "", "{}"])
 def test_a_run_that_left_no_error_is_reported_with_its_log(tmp_path, capsys, left):
     study = Study.of(FRAGILE)
-    for run in study.accuracy:
+    for run in study.runs["accuracy"]:
         place = tmp_path / "runs/accuracy" / run.name
         place.mkdir(parents=True)
         if left is not None:
             (place / "error.json").write_text(left)
     run_study.report(study, tmp_path, run_study.failures(study, tmp_path), collected=False)
     said = capsys.readouterr().out
-    for run in study.accuracy:
-        assert f"FAILED {run.name}: it left no error; see its log.txt" in said
+    for run in study.runs["accuracy"]:
+        assert f"FAILED accuracy {run.name}: it left no error; see its log.txt" in said
         assert f"log      {tmp_path / 'runs/accuracy' / run.name / 'log.txt'}" in said
     assert "are in" not in said
 
@@ -741,7 +741,7 @@ def test_refusals_reach_the_command_line(house, tmp_path, case):
 def study_of(common, *grid, threads=1, data=None):
     experiment = {"common": common, "grid": list(grid)}
     config = {"study": "s", "description": "d", "threads": threads, "accuracy": experiment}
-    return Study.of(config, data).accuracy
+    return Study.of(config, data).runs["accuracy"]
 
 
 def parameters_of(notebook):
@@ -789,7 +789,7 @@ def test_data_of_the_command_line_replace_those_of_every_run():
 def test_the_studies_here_are_good(path):
     study = load_study(path)
     assert study.name == path.stem
-    assert study.accuracy
+    assert study.runs["accuracy"]
 
 
 # --- Notebooks --------------------------------------------------------------------------------

@@ -18,17 +18,22 @@ from rapa_lib.records import write_table
 
 LABELS = [
     "dataset", "tiling", "n_tiles", "tile_init", "pooling", "activation", "normalisation",
-    "tile_lr_power", "epochs", "seed", "run", "git_commit", "data_fingerprint",
+    "tile_lr_power", "epochs", "varied", "seed", "run", "git_commit", "data_fingerprint",
 ]  # fmt: skip
 # What the first figure holds still: the kind of network of which there are most.
-KIND = ["n_tiles", "pooling", "activation", "normalisation", "tile_lr_power", "epochs"]
+KIND = [
+    "dataset", "n_tiles", "pooling", "activation", "normalisation", "tile_lr_power", "epochs",
+    "varied",
+]  # fmt: skip
+# Parameters that are told elsewhere or change no network.
+UNTOLD = {"data_root", "draws", "similarity_every", "penalty_every", "device", "threads", *LABELS}
 
 
 def main() -> None:
     options = arguments(__doc__)
-    records = read(options.runs)
+    records = with_varied(read(options.runs))
     table = nested(records, "similarities", LABELS)
-    order = [name for name in LABELS if name in KIND or name in ("dataset", "tiling", "seed")]
+    order = [name for name in LABELS if name in KIND or name in ("tiling", "seed")]
     table = table.sort_values([*order, "run", "epoch", "layer"], ignore_index=True)
     penalties = nested(records, "penalties", LABELS)
     stem = options.results / "filter_similarity"
@@ -49,6 +54,16 @@ def main() -> None:
         part.write_text(summary(records, table, penalties, options))
 
 
+def with_varied(records: list[dict]) -> list[dict]:
+    """The records, each with what no column tells, but tells it apart from the others."""
+    configs = pd.DataFrame([record["config"] for record in records]).astype(str)
+    names = [name for name in configs if name not in UNTOLD and configs[name].nunique() > 1]
+    return [
+        record | {"varied": ", ".join(f"{name} {config[name]}" for name in names)}
+        for record, (_, config) in zip(records, configs.iterrows(), strict=True)
+    ]
+
+
 def most_common(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The rows with the combination of values that most runs have."""
     runs = table.drop_duplicates("run").set_index("run")[columns].astype(str).agg(" ".join, axis=1)
@@ -59,6 +74,7 @@ def most_common(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 def summary(records: list[dict], table: pd.DataFrame, penalties: pd.DataFrame, options) -> str:
     """The summary page in Markdown."""
     finals = similarity_summary(table)
+    finals = finals.drop(columns=[] if finals["varied"].any() else "varied")
     constant = [name for name in finals if name in LABELS and finals[name].nunique() == 1]
     pulls = [pull for record in records for pull in record["pulls"].values()]
     lines = [
@@ -74,7 +90,7 @@ def summary(records: list[dict], table: pd.DataFrame, penalties: pd.DataFrame, o
         "order of filters, beside their values for independent Gaussian kernels.",
         "",
         similarity_answer(table),
-        penalty_answer(penalties, pulls) if len(penalties) else "",
+        penalty_answer(penalties, pulls),
         "",
         "![similarity over training](filter_similarity.png)",
         "",

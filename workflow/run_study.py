@@ -59,7 +59,7 @@ def absolute(path: str) -> Path:
 
 def check_runs(study: Study) -> None:
     """Raise before any training what a run would raise: its parameters, its data, its network."""
-    data = {}
+    data, trained = {}, {}
     for run in study.runs["accuracy"]:
         accuracy = AccuracyRun(**run.parameters)
         source = (
@@ -69,6 +69,7 @@ def check_runs(study: Study) -> None:
         if source not in data:
             data[source] = accuracy.load_data()
         accuracy.check(data[source])
+        trained[run.name] = accuracy, data[source]
     for experiment, measurement in FURTHER.items():
         known = [field.name for field in fields(measurement)]
         for run in study.runs.get(experiment, []):
@@ -79,7 +80,8 @@ def check_runs(study: Study) -> None:
                     f"notebook's own; a study can set {', '.join(known)}, device"
                 )
             choose_device(run.parameters.get("device", "auto"))
-            measurement(**given)
+            accuracy, images = trained[run.network]
+            measurement(**given).check(accuracy.build_network(images, "meta"), images)
 
 
 @contextmanager
@@ -136,9 +138,10 @@ def failures(study: Study, folder: Path) -> dict[Path, str]:
 def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool) -> None:
     if collected:
         print(f"\n{study.name}: {study.n_runs - len(failed)} of {study.n_runs} runs are in")
-        for experiment in study.runs:
+        for experiment, runs in study.runs.items():
             pages = [folder / name for name in TABLES[experiment] if name.endswith(".md")]
-            print(f"  {experiment:18} {', '.join(map(str, pages))}")
+            if any(folder / "runs" / experiment / run.name not in failed for run in runs):
+                print(f"  {experiment:18} {', '.join(map(str, pages))}")
     elif len(failed) < study.n_runs:
         print(f"\nFAILED to collect the tables of {folder}; see above")
     for place, error in failed.items():

@@ -1,5 +1,6 @@
 """A study: which runs its YAML asks for, each checked before anything is trained."""
 
+import ast
 import hashlib
 import itertools
 import json
@@ -154,10 +155,17 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
 
 def _chosen(experiment: str, wanted: dict[str, list], runs: list[Run]) -> list[Run]:
     """The accuracy runs that have one of the wanted values of every parameter named."""
+    inspected = papermill.inspect_notebook(ROOT / "notebooks/accuracy.ipynb")
+    if unknown := [str(name) for name in wanted if name not in inspected]:
+        raise ValueError(
+            f"study: {experiment}: networks: notebook accuracy.ipynb has no parameter "
+            f"{', '.join(unknown)}; it has {', '.join(inspected)}"
+        )
+    default = {name: ast.literal_eval(inspected[name]["default"]) for name in wanted}
     chosen = [
         run
         for run in runs
-        if all(run.parameters.get(name) in values for name, values in wanted.items())
+        if all((default | run.parameters)[name] in values for name, values in wanted.items())
     ]
     if not chosen:
         raise ValueError(

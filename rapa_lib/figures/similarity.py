@@ -19,11 +19,18 @@ SETTING = [
     "activation",
     "normalisation",
     "tile_lr_power",
+    "varied",
 ]
-"""What a mean over seeds keeps apart."""
+"""What a mean over seeds keeps apart.
+
+Column ``varied``, if there is one, tells whatever else differs among a study's networks."""
 
 KIND = ["activation", "pooling", "normalisation"]
 """What the loss's smoothness depends on."""
+
+NO_PENALTY = "No penalty: these assignments are not drawn at random, so no expectation exists."
+NO_TILES = "No layer has several tiles."
+UNKNOWN = "–"
 
 
 def similarity_figure(table: pd.DataFrame) -> Figure:
@@ -32,6 +39,8 @@ def similarity_figure(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of ``filter_similarity.csv``. Dotted lines: different filters of one tile.
     """
+    if table.empty:
+        return _note(NO_TILES)
     starts, layers = list(table["tile_init"].unique()), list(table["layer"].unique())
     tilings = tiling_order(table["tiling"])
     colours = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
@@ -71,13 +80,16 @@ def tiles_figure(table: pd.DataFrame) -> Figure:
     """Final similarity against the number of tiles: dots are seeds, lines their means.
 
     Args:
-        table: rows of ``filter_similarity.csv`` of one tiling.
+        table: rows of ``filter_similarity.csv``. Whatever varies among them has lines of its own.
     """
     last = _last(table)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.0))
         axes = figure.subplots()
-        last = last.assign(label=last["layer"] + ", " + last["tile_init"] + " start")
+        label = last["layer"] + ", " + last["tile_init"] + " start"
+        for name in _varying(last, "n_tiles", "tile_init"):
+            label += ", " + _told(name, last[name].astype(str))
+        last = last.assign(label=label)
         common = {
             "data": last, "x": "layer_tiles", "y": "between_tiles", "hue": "label",
             "palette": "colorblind", "ax": axes,
@@ -102,8 +114,10 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
         table: rows of ``filter_similarity_penalty.csv``, a panel a kind of network. Bars: two
             standard errors. Logarithms hide signs: where they differ, markers are open.
     """
-    table = table[table["layer"] != ALL_LAYERS]
-    kinds = table.reindex(columns=KIND).astype(str).agg(", ".join, axis=1)
+    table = _of_layers(table)
+    if table.empty:
+        return _note(NO_PENALTY)
+    kinds = table[KIND].astype(str).agg(", ".join, axis=1)
     starts = list(table["tile_init"].unique())
     layers = list(table["layer"].unique())
     colours = dict(zip(layers, sns.color_palette("colorblind", len(layers)), strict=True))
@@ -136,7 +150,8 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
             Line2D([], [], marker=marker, label=f"{start} start", **plain)
             for marker, start in zip("os^v", starts, strict=False)
         ]
-        if (np.sign(table["measured"]) != np.sign(table["predicted"])).any():
+        shown = table[table["predicted"] != 0]
+        if (np.sign(shown["measured"]) != np.sign(shown["predicted"])).any():
             handles.append(
                 Line2D([], [], marker="o", markerfacecolor="none", label="signs differ", **plain)
             )
@@ -154,6 +169,8 @@ def filters_figure(filters: dict[str, list]) -> Figure:
         filters: by title, what :func:`rapa_lib.filter_similarity.shown_filters` gave.
     """
     filters = {title: np.array(shown) for title, shown in filters.items() if len(shown)}
+    if not filters:
+        return _note(NO_TILES)
     columns = min(len(filters), 3)
     rows = -(-len(filters) // columns)
     with mpl.rc_context(STYLE):
@@ -181,9 +198,10 @@ def similarity_summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     last, first = _last(table), _first(table)
-    last["rise"] = last["between_tiles"] - first["between_tiles"]
+    # Without the start there is no rise to speak of.
+    last["rise"] = last["between_tiles"] - first["between_tiles"].where(first["epoch"] == 0)
     last["tiling"] = pd.Categorical(last["tiling"], tiling_order(last["tiling"]), ordered=True)
-    keys = [*SETTING, "layer"]
+    keys = [*_settings(table), "layer"]
     for values, runs in last.groupby(keys, observed=True):
         setting = dict(zip(keys, map(str, values), strict=True))
         rows.append(
@@ -206,12 +224,18 @@ def similarity_summary(table: pd.DataFrame) -> pd.DataFrame:
 def similarity_answer(table: pd.DataFrame) -> str:
     """Say in Markdown, from ``filter_similarity.csv``, whether the tiles became alike (C2b)."""
     lines = []
+    varying = _varying(table, "tiling", "tile_init", "n_tiles", "pooling")
+
+    def setting(row):
+        return "".join(f", {_told(name, str(row[name]))}" for name in varying)
+
     for row in similarity_summary(table).to_dict("records"):
+        rise = row["rise in training"]
         lines.append(
-            f"- `{row['tiling']}`, {row['tile_init']} start, layer `{row['layer']}` of "
-            f"{row['n_tiles']} tiles: cosine between tiles {row['between tiles']} "
-            f"({row['rise in training']} in training), between different filters of one tile "
-            f"{row['within a tile']}; seeds: {row['seeds']}."
+            f"- `{row['tiling']}`, {row['tile_init']} start, {row['pooling']} pooling"
+            f"{setting(row)}, layer `{row['layer']}` of tiles {row['n_tiles']}: cosine between "
+            f"tiles {row['between tiles']}{'' if rise == UNKNOWN else f' ({rise} in training)'}, "
+            f"between different filters of one tile {row['within a tile']}; seeds: {row['seeds']}."
         )
     found = contrast(table)
     for row in found.to_dict("records"):
@@ -226,9 +250,9 @@ def similarity_answer(table: pd.DataFrame) -> str:
             else "less alike"
         )  # fmt: skip
         lines.append(
-            f"- **C2b**, {row['tile_init']} start, {row['pooling']} pooling, layer "
-            f"`{row['layer']}`: `random` − `{row['other']}` = {row['difference']:+.3f} "
-            f"({interval}): {verdict}."
+            f"- **C2b**, {row['tile_init']} start, {row['pooling']} pooling{setting(row)}, layer "
+            f"`{row['layer']}` of tiles {row['n_tiles']}: `random` − `{row['other']}` = "
+            f"{row['difference']:+.3f} ({interval}): {verdict}."
         )
     return "\n".join(lines)
 
@@ -245,7 +269,7 @@ def contrast(table: pd.DataFrame, tiling: str = "random") -> pd.DataFrame:
         ``high`` (95 % t-interval over pairs; NaN for one) and ``pairs``.
     """
     last = _last(table)
-    keys = [*(key for key in SETTING if key != "tiling"), "layer"]
+    keys = [*(key for key in _settings(table) if key != "tiling"), "layer"]
     wide = last.pivot_table(index=[*keys, "seed"], columns="tiling", values="between_tiles")
     rows = []
     for other in wide.columns.drop(tiling, errors="ignore") if tiling in wide else []:
@@ -267,17 +291,22 @@ def penalty_answer(table: pd.DataFrame, pulls: list[float]) -> str:
         table: rows of ``filter_similarity_penalty.csv``.
         pulls: of each network and layer the cosine between the gradient of R and δ.
     """
-    table = table[table["layer"] != ALL_LAYERS]
+    table = _of_layers(table)
     if table.empty:
-        return "No penalty: these assignments are not drawn at random, so no expectation exists."
+        return NO_PENALTY
     lines = []
     for (activation, pooling, normalisation, scale), rows in table.groupby([*KIND, "scale"]):
-        ratios = rows["measured"] / rows["predicted"]
+        some = rows[rows["predicted"] != 0]
+        ratios = some["measured"] / some["predicted"]
         text = (
             f"- **C2a**, {activation}, {pooling} pooling, {normalisation} normalisation, "
-            f"deviations × {scale:g}: measured / predicted {ratios.median():.2f}"
+            f"deviations × {scale:g}: "
         )
-        if len(rows) > 1:
+        if len(ratios):
+            text += f"measured / predicted {ratios.median():.2f}"
+        else:
+            text += "no penalty is predicted, the tiles being equal"
+        if len(ratios) > 1:
             text += f" (median; {ratios.min():.2f} to {ratios.max():.2f})"
         agrees = int(within_errors(rows).sum())
         text += f"; {agrees} of {len(rows)} agree within 10 % or two standard errors"
@@ -304,8 +333,37 @@ def within_errors(rows: pd.DataFrame) -> pd.Series:
 def over_seeds(values: pd.Series, *, sign: bool = False) -> str:
     """Mean with half its 95 % t-interval, to three digits."""
     mean, low, _ = mean_interval(values)
+    if math.isnan(mean):
+        return UNKNOWN
     text = f"{mean:+.3f}" if sign else f"{mean:.3f}"
     return text if math.isnan(low) else f"{text} ± {mean - low:.3f}"
+
+
+def _settings(table: pd.DataFrame) -> list[str]:
+    return [name for name in SETTING if name in table]
+
+
+def _varying(table: pd.DataFrame, *apart: str) -> list[str]:
+    """What settings differ among the rows, beside some that are told anyway."""
+    return [n for n in _settings(table) if n not in apart and table[n].astype(str).nunique() > 1]
+
+
+def _told(name: str, value):
+    """A setting with its name, or by itself where it says what it is."""
+    return value if name in ("dataset", "tiling", "activation", "varied") else f"{name} " + value
+
+
+def _of_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of single layers; there may be none, and then no columns either."""
+    return table if table.empty else table[table["layer"] != ALL_LAYERS]
+
+
+def _note(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.5))
+        figure.text(0.01, 0.5, text, va="center")
+    return figure
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
