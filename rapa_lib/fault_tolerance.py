@@ -86,6 +86,10 @@ class FaultSweep:
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
+    def check(self, network: nn.Module, data: Dataset) -> None:
+        """Raise now what measuring this network would raise; its shapes are enough."""
+        _layer_sets(network)
+
     def measure(
         self, network: nn.Module, data: Dataset, scaling: InputScaling, *, progress: bool = True
     ) -> list[dict[str, Any]]:

@@ -130,7 +130,9 @@ def smoke(house, tmp_path_factory):
 
 
 def test_every_run_has_a_row_and_it_is_the_record(smoke):
-    assert [run.name for run in smoke.runs] == sorted(run.name for run in smoke.study.runs["accuracy"])
+    assert [run.name for run in smoke.runs] == sorted(
+        run.name for run in smoke.study.runs["accuracy"]
+    )
     records = [
         json.loads((run / "record.json").read_text()) | {"run": run.name} for run in smoke.runs
     ]
