@@ -4,9 +4,11 @@ import json
 
 import pandas as pd
 import pytest
+from tiny import SHAPE, tiny_dataset
 
 from rapa_lib import (
     AccelerationRun,
+    AccuracyRun,
     AnalogArrays,
     acceleration_table,
     balance_tiles,
@@ -17,6 +19,8 @@ from rapa_lib import (
     reachable_speedup,
     run_time,
     save_acceleration,
+    save_run,
+    tiles_accuracy,
 )
 from rapa_lib.runtime import SCHEDULES
 
@@ -140,3 +144,30 @@ def test_the_record_holds_rows_and_provenance(networks, tmp_path):
 def test_bad_parameters_fail_when_a_run_is_made(arguments, error, message):
     with pytest.raises(error, match=message):
         AccelerationRun(**arguments)
+
+
+def test_trained_networks_stand_beside_their_speedups(tmp_path):
+    data, runs = tiny_dataset(), {}
+    for name, changes in {
+        "plain": {"tiling": "none"},
+        "few": {"tile_lr_power": 0.5},
+        "many": {"tile_lr_power": 0.5, "n_tiles": (16, 4, 2)},
+        "other": {"tile_lr_power": 1.0},  # its setting has one number of tiles only
+        "fixed": {"tiling": "image"},
+    }.items():
+        run = AccuracyRun(**SHAPE | {"epochs": 1, "batch_size": 16, "draws": 2} | changes)
+        network = run.build_network(data)
+        training = run.train(network, data, progress=False)
+        errors = run.evaluate(network, data, training.scaling)
+        runs[name] = save_run(tmp_path / name, run, network, data, training, errors)
+    table = tiles_accuracy(tmp_path / name for name in runs).set_index("run")
+    assert list(table.index) == ["plain", "few", "many"]
+    # 64, 16 and 4 patches.
+    assert table["speedup"].tolist() == [1, 4, 16]
+    # The products of three convolutions and a linear layer.
+    sequential = [1, 85 / (16 + 8 + 4 + 1), 85 / (4 + 4 + 2 + 1)]
+    assert table["speedup_sequential"].tolist() == pytest.approx(sequential)
+    for name, row in table.iterrows():
+        assert row["test_error"] == runs[name]["test_error"]
+    with pytest.raises(ValueError, match="runs: none of them has tiling"):
+        tiles_accuracy([tmp_path / "fixed"])

@@ -13,6 +13,7 @@ from rapa_lib.figures import (
     save_figure,
     speedup_figure,
     tradeoff_figure,
+    tradeoff_summary,
 )
 
 TILES = [1, 4, 16, 64]
@@ -199,3 +200,17 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
         save_figure(pareto_figure(table()), tmp_path / name)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
+def test_the_tradeoff_in_numbers():
+    rows = errors().assign(speedup_sequential=2.0)
+    rows["test_error_vote"] = rows["test_error"] - 1
+    summary = tradeoff_summary(rows)
+    assert summary["seeds"].tolist() == [3] * len(summary)
+    for row in summary.to_dict("records"):
+        part = rows[(rows["tiling"] == row["tiling"]) & (rows["n_tiles"] == row["n_tiles"])]
+        mean, low, _ = mean_interval(part["test_error"])
+        assert row["test error (%)"] == f"{mean:.2f} ± {mean - low:.2f}"
+        assert row["vote (%)"] == f"{mean - 1:.2f} ± {mean - low:.2f}"
+        assert row["speed-up, pipelined"] == f"{part['speedup'].iloc[0]:.4g}"
+    assert len(summary) == rows.groupby(["tiling", "n_tiles"]).ngroups

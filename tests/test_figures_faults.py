@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rapa_lib import mean_interval
-from rapa_lib.figures import fault_figure, save_figure
+from rapa_lib.figures import fault_figure, fault_summary, repair_summary, save_figure
 
 TILINGS = ("image", "random")
 LAYERS = ("all", "features.0.0")
@@ -144,3 +144,34 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
         save_figure(fault_figure(fault_rows()), tmp_path / name)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_the_summary_gives_the_share_that_can_fail_by_configuration():
+    table = fault_rows()
+    summary = fault_summary(table, points=11)
+    assert len(summary) == len(TILINGS) * len(LAYERS) * 2
+    for row in summary.to_dict("records"):
+        part = table[
+            (table["tiling"] == row["tiling"])
+            & (table["layers"] == row["layers"])
+            & (table["reroute"] == (row["rerouted"] == "yes"))
+        ]
+        means = part.groupby("share_faulty")["test_error"].mean()
+        kept = max(s for s in SHARES if means[s] - means[0] < 11)
+        assert row["share"] == f"{100 * kept:.0f} %"
+        assert row["added error (points)"] == f"{means[kept] - means[0]:+.2f}"
+        assert (row["seeds"], row["draws of faults"]) == (3, 2)
+    assert {"0 %", "50 %"} <= set(summary["share"])
+
+
+def test_repairs_are_means_over_seeds_of_means_over_draws():
+    repairs = fault_rows()
+    repairs = repairs[(repairs["layers"] == "all") & (repairs["share"] == 0.5)]
+    repairs = repairs.assign(repair=repairs["reroute"].map({True: "rerouted", False: "none"}))
+    summary = repair_summary(repairs).set_index("tiling")
+    assert list(summary.index) == list(TILINGS)
+    by_seed = repairs.groupby(["tiling", "repair", "seed"])["test_error"].mean()
+    for tiling in TILINGS:
+        for repair in ("none", "rerouted"):
+            mean, low, _ = mean_interval(by_seed[tiling, repair])
+            assert summary.loc[tiling, repair] == f"{mean:.2f} ± {mean - low:.2f}"
