@@ -3,6 +3,7 @@
 The accuracy notebook is run by the workflow's tests.
 """
 
+import json
 from pathlib import Path
 
 import papermill
@@ -11,10 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "acceleration": {"networks": ["rapa", "resnet18"], "image_size": 64, "max_tiles": 16},
+    "filter_similarity": {
+        "epochs": 1, "penalty_every": 0, "images": 4, "draws": 2, "probes": 2, "scales": [1.0],
+        "threads": 1,
+    },
     "quickstart": {"size": 8, "n_tiles": 4, "epochs": 1, "threads": 1},
+}  # fmt: skip
+ANSWERS = {"acceleration": "90 %", "filter_similarity": "**C2a**", "quickstart": "test error"}
+WRITTEN = {
+    "acceleration": {".json"},
+    "filter_similarity": {".json"},
+    "quickstart": {".png", ".svg"},
 }
-ANSWERS = {"acceleration": "90 %", "quickstart": "test error"}
-LEFT = {"acceleration": {".json"}, "quickstart": {".png", ".svg"}}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -32,4 +41,19 @@ def test_a_notebook_runs_and_shows_figures_and_an_answer(name, tmp_path):
     answers = [data["text/markdown"] for data in outputs if "text/markdown" in data]
     assert any(ANSWERS[name] in answer and "%" in answer for answer in answers)
     written = {path.suffix for path in tmp_path.iterdir()}
-    assert written == {".ipynb"} | LEFT[name]
+    assert written == {".ipynb"} | WRITTEN[name]
+
+
+def test_filter_similarity_without_an_expectation_still_answers(tmp_path):
+    papermill.execute_notebook(
+        ROOT / "notebooks/filter_similarity.ipynb",
+        tmp_path / "executed.ipynb",
+        SMALL["filter_similarity"] | {"tiling": "image", "output": str(tmp_path)},
+        kernel_name="python3",
+        cwd=ROOT / "notebooks",
+        progress_bar=False,
+    )
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["tiling"], record["penalties"], record["pulls"]) == ("image", [], {})
+    assert [row["epoch"] for row in record["similarities"]] == [0, 0, 1, 1]
+    assert "No penalty: these assignments" in (tmp_path / "executed.ipynb").read_text()

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 import collect_accuracy
 import run_notebook
 import run_study
-from study import Study, load_study
+from study import TABLES, Study, load_study
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -126,6 +126,7 @@ def smoke(house, tmp_path_factory):
         folder=results / "smoke",
         study=load_study(ROOT / "config/smoke.yaml"),
         runs=sorted((results / "smoke/runs/accuracy").iterdir()),
+        follower=next((results / "smoke/runs/filter_similarity").iterdir()),
     )
 
 
@@ -200,11 +201,14 @@ def test_the_summary_has_the_numbers_of_the_table(smoke):
         assert (smoke.folder / image).exists()
 
 
-@pytest.mark.parametrize("name", ["accuracy", "accuracy_curves"])
+FIGURES = [Path(name).stem for names in TABLES.values() for name in names if ".png" in name]
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_whole_images(smoke, name):
     with Image.open(smoke.folder / f"{name}.png") as image:
         image.load()
-        assert min(image.size) > 300
+        assert min(image.size) > 200
     drawing = ElementTree.parse(smoke.folder / f"{name}.svg").getroot()
     assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
 
@@ -241,6 +245,8 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
     }
     for run in smoke.runs:
         assert {path.name for path in run.iterdir()} == kept
+    kept = {"filter_similarity.ipynb", "log.txt", "record.json"}
+    assert {path.name for path in smoke.follower.iterdir()} == kept
     names = {path.name for path in smoke.folder.iterdir() if path.name.startswith(".")}
     assert names == {".lock"}
 
@@ -250,6 +256,57 @@ def test_the_end_says_where_the_tables_are(smoke):
     for name in ("accuracy.md", "filter_similarity.md"):
         assert f"{smoke.folder / name}\n" in smoke.done.stdout
     assert "FAILED" not in smoke.done.stdout
+
+
+def test_an_experiment_begins_with_the_network_that_its_run_names(smoke):
+    (run,) = smoke.study.runs["filter_similarity"]
+    assert smoke.follower.name == run.name
+    trained = smoke.folder / "runs/accuracy" / run.network
+    assert trained in smoke.runs
+    notebook = nbformat.read(smoke.follower / "filter_similarity.ipynb", 4)
+    given = dict(notebook.metadata.papermill.parameters)
+    outside = {"network": str(trained / "network.pt"), "output": str(smoke.follower)}
+    assert given == run.parameters | outside
+    record = json.loads((smoke.follower / "record.json").read_text())
+    assert record["config"]["tiling"] == "random"
+    assert record["config"] == AccuracyRun(**record["config"]).parameters()
+    own = {k: v for k, v in run.parameters.items() if k not in ("threads", "scales")}
+    assert own.items() <= record["measurement"].items()
+    recorded = json.loads((trained / "similarity.json").read_text())["measurements"]
+    shown = [(row["epoch"], row["layer"], row["between_tiles"]) for row in record["similarities"]]
+    assert shown == [
+        (taken["epoch"], row["layer"], row["between_tiles"])
+        for taken in recorded
+        for row in taken["similarity"]
+    ]
+
+
+def test_the_tables_of_filter_similarity_are_its_records(smoke):
+    record = json.loads((smoke.follower / "record.json").read_text())
+    for key, name in (("similarities", ""), ("penalties", "_penalty")):
+        table = rows(smoke.folder / f"filter_similarity{name}.csv")
+        order = ("epoch", "layer") if key == "similarities" else ()
+        entries = sorted(record[key], key=lambda row: [row[column] for column in order])
+        assert len(table) == len(entries) > 0
+        for row, entry in zip(table, entries, strict=True):
+            written = {k: "" if v is None else str(v) for k, v in entry.items()}
+            assert {k: row[k] for k in entry} == written
+            assert row["run"] == smoke.follower.name
+            assert (row["tiling"], row["varied"]) == (record["tiling"], "")
+
+
+def test_the_summary_of_filter_similarity_answers_from_its_tables(smoke):
+    text = (smoke.folder / "filter_similarity.md").read_text()
+    assert text.startswith(f"# {smoke.study.description}\n")
+    last = [row for row in rows(smoke.folder / "filter_similarity.csv") if row["epoch"] == "2"]
+    assert len(last) == 2
+    for row in last:
+        assert f"layer `{row['layer']}` of tiles 16-4-1: cosine between tiles" in text
+        assert f"cosine between tiles {float(row['between_tiles']):.3f} (" in text
+    assert "**C2a**, relu, max pooling, batch normalisation, deviations × 0.25: " in text
+    assert last[0]["data_fingerprint"] in text
+    for image in re.findall(r"\]\((.*?)\)", text):
+        assert (smoke.folder / image).exists()
 
 
 def test_a_finished_study_is_not_run_again(house, smoke):
@@ -270,9 +327,19 @@ def test_the_snakefiles_own_command_plans_the_quick_study(house):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = execute(house, "env", f"PATH={path}", *line.split(), "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    planned = dict(re.findall(r"^(accuracy_run|accuracy_table) +(\d+)$", done.stdout, re.M))
-    n_runs = len(load_study(ROOT / "config/quick.yaml").runs["accuracy"])
-    assert planned == {"accuracy_run": str(n_runs), "accuracy_table": "1"}
+    n_runs = {name: len(runs) for name, runs in load_study(ROOT / "config/quick.yaml").runs.items()}
+    assert jobs_of(done.stdout) == {
+        "accuracy_run": n_runs["accuracy"],
+        "accuracy_table": 1,
+        "further_run": n_runs["filter_similarity"],
+        "filter_similarity_table": 1,
+    }
+
+
+def jobs_of(plan):
+    """Counts of jobs by rule."""
+    found = re.findall(r"^(\w+_(?:run|table)) +(\d+)$", plan, re.M)
+    return {rule: int(count) for rule, count in found}
 
 
 @pytest.fixture
@@ -300,20 +367,36 @@ def plan_without(path, house, finished):
         plan = snakemake(house, *finished)
     finally:
         away.rename(path)
-    return plan, dict(re.findall(r"^(accuracy_\w+) +(\d+)$", plan, re.M))
+    return plan, jobs_of(plan)
 
 
 @pytest.mark.parametrize("name", ["record.json", "accuracy.ipynb"])
 def test_a_run_that_lost_a_file_is_run_again(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.runs[0] / name, house, finished)
-    assert jobs == {"accuracy_run": "1", "accuracy_table": "1"}
+    assert jobs == {"accuracy_run": 1, "accuracy_table": 1}
     assert f"output: {smoke.runs[0]}" in plan
     assert f"output: {smoke.runs[1]}" not in plan
 
 
 def test_a_table_that_lost_its_figure_is_collected_again(house, smoke, finished):
     _, jobs = plan_without(smoke.folder / "accuracy.png", house, finished)
-    assert jobs == {"accuracy_table": "1"}
+    assert jobs == {"accuracy_table": 1}
+
+
+@pytest.mark.parametrize("name", ["record.json", "filter_similarity.ipynb"])
+def test_a_follower_that_lost_a_file_is_run_again_without_its_network(house, smoke, finished, name):
+    plan, jobs = plan_without(smoke.follower / name, house, finished)
+    assert jobs == {"further_run": 1, "filter_similarity_table": 1}
+    assert f"output: {smoke.follower}" in plan
+
+
+def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, smoke, finished):
+    (run,) = smoke.study.runs["filter_similarity"]
+    path = smoke.folder / "runs/accuracy" / run.network / "network.pt"
+    _, jobs = plan_without(path, house, finished)
+    assert jobs == dict.fromkeys(
+        ["accuracy_run", "accuracy_table", "further_run", "filter_similarity_table"], 1
+    )
 
 
 # --- Kills and failures -----------------------------------------------------------------------
@@ -446,27 +529,41 @@ RUN = """
 import json, sys
 from pathlib import Path
 
-if json.loads(sys.argv[4])["seed"] in (0, 3):
+parameters = json.loads(sys.argv[4])
+if "network" in parameters:
+    assert Path(parameters["network"]).name == "network.pt"
+    assert Path(parameters["network"]).exists()
+elif parameters["seed"] in (0, 3):
     sys.exit("no")
-for name in ("record.json", "curve.json", "similarity.json", "network.pt", "accuracy.ipynb"):
+Path(sys.argv[2]).touch()
+for name in ("record.json", "curve.json", "similarity.json", "network.pt"):
     (Path(sys.argv[2]).parent / name).touch()
 """
 COLLECT = """
 import sys
 from pathlib import Path
 
+from study import TABLES
+
 folder = Path(sys.argv[1])
 if (folder / "stop").exists():
     sys.exit("no")
-for end in (".md", ".csv", ".png", ".svg", "_curves.csv", "_curves.png", "_curves.svg"):
-    (folder / f"accuracy{end}").write_text(" ".join(sys.argv))
+for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
+    (folder / name).write_text(" ".join(sys.argv))
 """
 
 
-def test_failures_stop_no_other_run_and_a_failed_collection_is_told(house, tmp_path):
+@pytest.fixture
+def mocked(house, tmp_path):
+    """A house whose runs and collections take no time: runs of seeds 0 and 3 fail."""
     shutil.copytree(house, tmp_path / "house", ignore=shutil.ignore_patterns(".snakemake"))
     (tmp_path / "house/workflow/run_notebook.py").write_text(RUN)
-    (tmp_path / "house/workflow/collect_accuracy.py").write_text(COLLECT)
+    for experiment in TABLES:
+        (tmp_path / f"house/workflow/collect_{experiment}.py").write_text(COLLECT)
+    return tmp_path / "house"
+
+
+def test_failures_stop_no_other_run_and_a_failed_collection_is_told(mocked, tmp_path):
     # One at a time, and first and last fail: in either order one is left to run after a failure.
     config = tmp_path / "study.yaml"
     config.write_text(changed(accuracy__grid=[{"seed": [0, 1, 2, 3]}]))
@@ -482,13 +579,57 @@ def test_failures_stop_no_other_run_and_a_failed_collection_is_told(house, tmp_p
     assert arguments.endswith(" --missing 2")
     assert [name in arguments for name in runs] == [False, True, True, False]
 
-    (folder / "stop").touch()
+    (folder / "stop").touch()  # see COLLECT
     (folder / "accuracy.csv").unlink()
     done = execute(tmp_path / "house", *start)
     assert done.returncode == 1
     assert f"FAILED to collect the tables of {folder}" in done.stdout
     assert re.findall(r"FAILED accuracy (\S+):", done.stdout) == [runs[0], runs[3]]
     assert "are in" not in done.stdout
+
+
+def test_what_follows_a_failed_run_is_named_and_the_others_finish(mocked, tmp_path):
+    config = tmp_path / "study.yaml"
+    config.write_text(changed(accuracy__grid=[{"seed": [0, 1]}], filter_similarity=FOLLOWER))
+    study = load_study(config)
+    trained = [run.name for run in study.runs["accuracy"]]
+    followers = {run.name: run.network for run in study.runs["filter_similarity"]}
+    assert list(followers.values()) == trained
+    lost = [name for name, network in followers.items() if network == trained[0]]
+
+    done = execute(mocked, *command(config, tmp_path / "results"))
+    assert done.returncode == 1
+    assert "fragile: 2 of 4 runs are in" in done.stdout
+    folder = tmp_path / "results/fragile"
+    for experiment in TABLES:
+        assert f"{folder / experiment}.md\n" in done.stdout
+    failed = re.findall(r"FAILED (\S+) (\S+): (.*)", done.stdout)
+    reason = f"there is no network: accuracy run {trained[0]} failed"
+    assert [place[:2] for place in failed] == [
+        ("accuracy", trained[0]), *(("filter_similarity", name) for name in lost)
+    ]  # fmt: skip
+    assert {why for *_, why in failed[1:]} == {reason}
+    arguments = (folder / "filter_similarity.md").read_text()
+    assert arguments.endswith(" --missing 1")
+    assert [name in arguments for name in followers] == [name not in lost for name in followers]
+
+
+def test_followers_that_all_lack_their_network_do_not_keep_the_others_from_their_tables(
+    mocked, tmp_path
+):
+    config = tmp_path / "study.yaml"
+    follower = FOLLOWER | {"networks": {"seed": [0]}}
+    config.write_text(changed(accuracy__grid=[{"seed": [0, 1]}], filter_similarity=follower))
+    done = execute(mocked, *command(config, tmp_path / "results"))
+    assert done.returncode == 1
+    assert "fragile: 1 of 3 runs are in" in done.stdout
+    assert len(re.findall(r"FAILED \S+ \S+: ", done.stdout)) == 2
+    folder = tmp_path / "results/fragile"
+    assert f"{folder}/accuracy.md\n" in done.stdout
+    assert f"{folder}/filter_similarity.md" not in done.stdout
+    assert sorted(path.suffix for path in folder.glob("[!.]*") if path.is_file()) == sorted(
+        Path(name).suffix for name in TABLES["accuracy"]
+    )
 
 
 @pytest.fixture
@@ -547,6 +688,7 @@ def test_a_run_that_left_no_error_is_reported_with_its_log(tmp_path, capsys, lef
     for run in study.runs["accuracy"]:
         place = tmp_path / "runs/accuracy" / run.name
         place.mkdir(parents=True)
+        (place / "log.txt").touch()
         if left is not None:
             (place / "error.json").write_text(left)
     run_study.report(study, tmp_path, run_study.failures(study, tmp_path), collected=False)
@@ -576,6 +718,14 @@ def changed(**changes):
 
 
 COMMON, GRID = "accuracy__common__", "accuracy__grid"
+FOLLOWER = {"networks": {}, "common": {"images": 8, "draws": 2, "probes": 2}}
+
+
+def following(**changes):
+    """The fragile study with an experiment on its networks, changed."""
+    return changed(filter_similarity=FOLLOWER | changes)
+
+
 REFUSED = {
     "empty file": ("", ["None is not of type 'object'", "allowed keys: study, description"]),
     "no YAML": ("study: [", ["study.yaml is no YAML"]),
@@ -642,6 +792,49 @@ REFUSED = {
     "data in a list": (
         changed(accuracy__common__dataset=["mnist5k"]), ["got ['mnist5k'], expected a name"]
     ),
+    "follower of no network": (
+        changed(filter_similarity={"common": {}}), ["'networks' is a required property"]
+    ),
+    "unknown key of a follower": (
+        following(networks_={}), ["'networks_'", "allowed keys: networks, common, grid"]
+    ),
+    "networks that are no lists": (
+        following(networks={"tiling": "random"}), ["$.filter_similarity.networks.tiling"]
+    ),
+    "networks that nothing matches": (
+        following(networks={"learning_rate": [0.05, 1e6], "tiling": ["image"]}),
+        ["filter_similarity: networks: no run of the accuracy experiment has", "['image']"],
+    ),
+    "networks by an unknown parameter": (
+        following(networks={"tilling": ["random"]}),
+        ["filter_similarity: networks: notebook accuracy.ipynb has no parameter tilling"],
+    ),
+    "unknown parameter of a follower": (
+        following(common={"image": 8}),
+        ["filter_similarity.ipynb has no parameter image to set", ", images, draws, probes"],
+    ),
+    "the study's network": (
+        following(common={"network": "network.pt"}), ["has no parameter network to set"]
+    ),
+    "the notebook's own training": (
+        following(grid=[{"seed": [0], "tiling": ["image"], "epochs": [3]}]),
+        ["filter_similarity: epochs, tiling is for a network of the notebook's own",
+         "a study can set images, draws, probes, scales, seed, device"],
+    ),
+    "bad value of a follower": (
+        following(common={"draws": 1}), ["draws: got 1, allowed: at least 2"]
+    ),
+    "device of a follower": (
+        following(common={"device": "tpu"}), ["device: got 'tpu', allowed: auto, cpu"]
+    ),
+    "more images than a network was trained on": (
+        following(common={"images": 513}),
+        ["images: got 513, but MNIST", "has 512 training images"],
+    ),
+    "a network without tiles": (
+        changed(accuracy__common__tiling="none", filter_similarity=FOLLOWER),
+        ["network: no layer has several tiles"],
+    ),
 }  # fmt: skip
 
 
@@ -677,6 +870,7 @@ def test_a_bad_study_is_refused(refusal, tmp_path, text, words):
 
 def test_the_study_that_the_bad_ones_change_is_good():
     run_study.check_runs(Study.of(FRAGILE))
+    run_study.check_runs(Study.of(yaml.safe_load(following())))
 
 
 def test_a_missing_file_is_refused_with_the_studies_there_are(refusal, tmp_path):
@@ -785,6 +979,42 @@ def test_data_of_the_command_line_replace_those_of_every_run():
     runs = study_of({"dataset": "cifar100"}, grid, {"tiling": ["none"]}, data="some/folder")
     assert [run.parameters["dataset"] for run in runs] == ["some/folder"] * 3
     assert len({run.name for run in runs} | {run.name for run in study_of({}, grid)}) == 7
+
+
+def followers_of(networks, common=None, **more):
+    config = yaml.safe_load(
+        changed(accuracy__grid=[{"tiling": ["none", "random"], "seed": [0, 1]}])
+    )
+    common = FOLLOWER["common"] if common is None else common
+    follower = {"networks": networks, "common": common} | more
+    return Study.of(config | {"filter_similarity": follower})
+
+
+def test_a_follower_is_named_for_its_network_and_its_own_parameters():
+    study = followers_of({"tiling": ["random"], "seed": [1, 7]}, grid=[{"seed": [3, 4]}])
+    (network,) = [run for run in study.runs["accuracy"] if run.name.startswith("random-1-")]
+    first, second = study.runs["filter_similarity"]
+    for run, seed in ((first, 3), (second, 4)):
+        assert run.network == network.name
+        assert run.parameters == FOLLOWER["common"] | {"seed": seed, "threads": 1}
+        assert re.fullmatch(re.escape(network.name) + "-[0-9a-f]{8}", run.name)
+    assert first.name != second.name
+    assert study.n_runs == 6
+    assert all(run.network is None for run in study.runs["accuracy"])
+    (other,) = followers_of({"seed": [1], "tiling": ["random"]}, {"seed": 3}).runs[
+        "filter_similarity"
+    ]
+    assert other.name.startswith(network.name)
+    assert other.name not in {first.name, second.name}
+
+
+def test_no_condition_takes_every_network_and_defaults_count_as_given():
+    names = [run.name for run in followers_of({}).runs["accuracy"]]
+    for networks in ({}, {"pooling": ["max", "avg"]}, {"n_tiles": [[16, 4, 1]]}):
+        taken = followers_of(networks).runs["filter_similarity"]
+        assert [run.network for run in taken] == names
+    with pytest.raises(ValueError, match="no run of the accuracy experiment has"):
+        followers_of({"pooling": ["avg"]})
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

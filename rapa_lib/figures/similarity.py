@@ -51,6 +51,9 @@ def similarity_figure(table: pd.DataFrame) -> Figure:
         for row, start in zip(panels, starts, strict=True):
             for axes, layer in zip(row, layers, strict=True):
                 part = table[(table["tile_init"] == start) & (table["layer"] == layer)]
+                if part.empty:
+                    axes.set_axis_off()
+                    continue
                 common = {
                     "x": "epoch", "hue": "tiling", "hue_order": tilings, "palette": colours,
                     "ax": axes, "legend": False,
