@@ -316,6 +316,8 @@ def penalty_answer(table: pd.DataFrame, pulls: list[float]) -> str:
         negative = int((rows["measured"] < -2 * rows["measured_error"]).sum())
         if negative:
             text += f"; {negative} measured below zero: fresh draws lower the loss there"
+        if activation == "relu" or pooling != "avg":
+            text += "; R leaves out the kinks of ReLU and maximum pooling, which are of its order"
         lines.append(text + ".")
     if pulls:
         lines.append(
@@ -370,11 +372,19 @@ def _note(text: str) -> Figure:
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("epoch").groupby(["run", "layer"], as_index=False).last()
+    return (
+        table.sort_values("epoch")
+        .drop_duplicates(["run", "layer"], keep="last")
+        .sort_values(["run", "layer"], ignore_index=True)
+    )
 
 
 def _first(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("epoch").groupby(["run", "layer"], as_index=False).first()
+    return (
+        table.sort_values("epoch")
+        .drop_duplicates(["run", "layer"])
+        .sort_values(["run", "layer"], ignore_index=True)
+    )
 
 
 def _mosaic(filters: np.ndarray) -> np.ndarray:
