@@ -1,6 +1,7 @@
 """What all figures share: style, files, the names of configurations, intervals."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -86,3 +87,8 @@ def t_interval(values: pd.Series) -> tuple[float, float]:
 
 def joined(values: pd.Series) -> str:
     return ", ".join(map(str, pd.unique(values)))
+
+
+def wrapped(title: str) -> str:
+    """A title in lines that fit a figure's width."""
+    return "\n".join(textwrap.wrap(title, 90))

@@ -16,7 +16,10 @@ from rapa_lib.figures._style import (
     label_order,
     t_interval,
     with_interval,
+    wrapped,
 )
+
+CROWDED = 7  # more configurations than these need room of their own
 
 MEASURES = {
     "test_error": "as it is",
@@ -40,7 +43,10 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     """
     table = table.assign(label=configuration_labels(table))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.8))
+        names = list(table["label"].unique())
+        crowded = len(names) > CROWDED
+        longest = max(len(name) for name in names)
+        figure = Figure(figsize=(WIDTH, 4.8 + (0.08 * longest if crowded else 0)))
         # Merged networks have a scale of their own: they can be far worse.
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         palette = dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False))
@@ -63,7 +69,10 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
             axes.set(xlabel="", ylabel="test error (%)")
             axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
         lower.set_xlabel("tiling")
-        if table["label"].nunique() > 5:  # side by side they would overlap
+        if crowded:  # a configuration in one upright line
+            ticks = [label.replace("\n", ", ") for label in label_order(table)]
+            lower.set_xticks(range(len(ticks)), ticks, rotation=90)
+        elif len(names) > 5:  # side by side they would overlap
             lower.tick_params(axis="x", rotation=25)
             for label in lower.get_xticklabels():
                 label.set_horizontalalignment("right")
@@ -82,7 +91,9 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2))
+        names = label_order(curves)
+        crowded = len(names) > CROWDED
+        figure = Figure(figsize=(WIDTH, 3.2 + (0.22 * len(names) if crowded else 0)))
         left, right = figure.subplots(1, 2)
         many = curves["seed"].nunique() > 1
         for axes, column, label in (
@@ -103,8 +114,17 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
         left.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         left.yaxis.set_minor_locator(mpl.ticker.NullLocator())
         right.legend(title=None)
+        if crowded:  # the curves would be behind it
+            handles = right.get_legend().legend_handles
+            right.get_legend().remove()
+            lines = [name.replace("\n", ", ") for name in names]
+            figure.legend(handles, lines, loc="outside lower left", fontsize="small")
         shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-        left.set_title(f"{joined(curves['dataset'])}; {shown}")
+        if crowded or len(joined(curves["dataset"])) > 30:
+            title = wrapped(f"{joined(curves['dataset'])}; {shown}")
+            figure.suptitle(title, x=0.01, ha="left", size="medium")
+        else:
+            left.set_title(f"{joined(curves['dataset'])}; {shown}")
     return figure
 
 

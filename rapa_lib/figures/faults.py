@@ -75,7 +75,7 @@ def fault_figure(table: pd.DataFrame) -> Figure:
             column[0].set_title(_where(name))
             column[1].set_xlabel("share of faulty tiles")
         panels[0, 0].set_ylabel("test error (%)")
-        panels[0, 0].set_ylim(bottom=0)
+        panels[0, 0].set_ylim(0, min(100, panels[0, 0].get_ylim()[1]))
         panels[1, 0].set_ylabel("speed-up left")
         panels[1, 0].set_ylim(bottom=0)
         panels[1, 0].xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
