@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rapa_lib.accuracy import LABELS
-from rapa_lib.figures._style import STYLE, WIDTH, joined, t_interval, tiling_order
+from rapa_lib.figures._style import STYLE, WIDTH, joined, t_interval, tiling_order, wrapped
 from rapa_lib.regularization import ALL_LAYERS
 from rapa_lib.statistics import mean_interval
 
@@ -75,7 +75,8 @@ def similarity_figure(table: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-        figure.suptitle(f"{joined(table['dataset'])}; {shown}", x=0.01, ha="left", size="medium")
+        title = wrapped(f"{joined(table['dataset'])}; {shown}")
+        figure.suptitle(title, x=0.01, ha="left", size="medium")
     return figure
 
 
@@ -102,10 +103,11 @@ def tiles_figure(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
         axes.set(xlabel="tiles of the layer", ylabel="mean cosine between tiles", ylim=(-0.1, 1.05))
-        axes.set_title(
+        title = wrapped(
             f"{joined(last['dataset'])}, {joined(last['tiling'])}, "
             f"{joined(last['epochs'])} epochs; dots: seeds"
         )
+        figure.suptitle(title, x=0.01, ha="left", size="medium")
         axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
