@@ -446,7 +446,7 @@ def test_the_penalty_s_answer_is_computed():
     assert "measured / predicted 1.92 (median; 0.50 to 3.33)" in whole
     assert "deviations × 0.5: measured / predicted 7.67 (median; 2.00 to 13.33)" in half
     assert "0 of 2 agree within 10 % or two standard errors." in whole
-    assert "in 2 of 3 layers (cosine with δ -0.25 to 0.75)" in pulls
+    assert "its cosine with δ is -0.25 to 0.75 over 3 layers" in pulls
 
 
 def test_agreement_and_negative_penalties_are_counted():
@@ -462,7 +462,7 @@ def test_penalties_of_equal_tiles_have_no_ratio():
     text = penalty_answer(penalty_table(scales=(1.0,), predicted=0.0, measured=0.0), [0.0, 0.0])
     assert "no penalty is predicted, the tiles being equal; 2 of 2 agree" in text
     assert "nan" not in text
-    assert "in 0 of 2 layers" in text
+    assert "its cosine with δ is 0.00 to 0.00 over 2 layers" in text
     row = penalty_table(scales=(1.0,))
     row.loc[row["layer"] == "b", ["predicted", "measured"]] = 0.0
     assert "measured / predicted 1.05; 2 of 2" in penalty_answer(row, [])

@@ -323,9 +323,9 @@ def penalty_answer(table: pd.DataFrame, pulls: list[float]) -> str:
         lines.append(text + ".")
     if pulls:
         lines.append(
-            f"- The gradient of R points away from the mean in {sum(p > 0 for p in pulls)} of "
-            f"{len(pulls)} layers (cosine with δ {min(pulls):.2f} to {max(pulls):.2f}): there R "
-            "pulls the tiles together."
+            "- In its Gauss–Newton form R is never below zero, so its gradient points away from "
+            f"the mean by construction; its cosine with δ is {min(pulls):.2f} to {max(pulls):.2f} "
+            f"over {len(pulls)} layers."
         )
     return "\n".join(lines)
 
