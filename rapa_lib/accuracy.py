@@ -34,7 +34,7 @@ LABELS = ("dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs", "see
 _NETWORK, _EVALUATION, _IMAGES = 1_000_001, 1_000_002, 1_000_004
 
 # The penalty of random assignment is recorded on so many training images with so many draws.
-PENALTY_IMAGES, PENALTY_DRAWS = 100, 8
+PENALTY_IMAGES, PENALTY_DRAWS = 32, 8
 
 
 @dataclass(frozen=True)
