@@ -3,7 +3,8 @@
     python benchmarks/recording.py [--repeats 5]
 
 Each pair trains the study's network for six epochs on the embedded digits: with the similarity of
-the tiles recorded after every epoch and the penalty after every third, and without. The median over pairs is printed, with the quartiles.
+the tiles recorded after every epoch and the penalty after every third, and without. The median over
+pairs is printed, with the quartiles.
 """
 
 import argparse
