@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rapa_lib._files import whole_file
@@ -16,6 +17,8 @@ from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS
 
 WIDTH = 7.0  # inches: a column of text
+
+UNKNOWN = "–"
 
 STYLE = {
     **sns.axes_style("whitegrid"),
@@ -76,9 +79,13 @@ def label_order(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def with_interval(values: pd.Series) -> str:
+def with_interval(values: pd.Series, digits: int = 2, *, sign: bool = False) -> str:
+    """Mean with half its 95 % t-interval, if there is one; a dash for no number."""
     mean, low, _ = mean_interval(values)
-    return f"{mean:.2f}" if np.isnan(low) else f"{mean:.2f} ± {mean - low:.2f}"
+    if np.isnan(mean):
+        return UNKNOWN
+    text = f"{mean:{'+' if sign else ''}.{digits}f}"
+    return text if np.isnan(low) else f"{text} ± {mean - low:.{digits}f}"
 
 
 def t_interval(values: pd.Series) -> tuple[float, float]:
@@ -89,6 +96,9 @@ def joined(values: pd.Series) -> str:
     return ", ".join(map(str, pd.unique(values)))
 
 
-def wrapped(title: str) -> str:
-    """A title in lines that fit a figure's width."""
-    return "\n".join(textwrap.wrap(title, 90))
+def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:
+    """Put a title above axes, or, where there are none or it is long, in lines above the figure."""
+    if axes is not None and len(text) <= 80:
+        axes.set_title(text)
+    else:
+        figure.suptitle(textwrap.fill(text, 90), x=0.01, ha="left", size="medium")

@@ -14,10 +14,10 @@ from rapa_lib.figures._style import (
     STYLE,
     WIDTH,
     joined,
+    set_title,
     t_interval,
     tiling_order,
     with_interval,
-    wrapped,
 )
 
 PROPORTIONAL = 0.9  # of the number of tiles: from here on a speed-up counts as proportional to it
@@ -233,10 +233,7 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1))
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if many else "one seed"
         title = f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}"
-        if len(title) > 90:
-            figure.suptitle(wrapped(title), x=0.01, ha="left", size="medium")
-        else:
-            axes.set_title(title)
+        set_title(figure, title, axes)
     return figure
 
 

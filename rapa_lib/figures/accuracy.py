@@ -14,9 +14,9 @@ from rapa_lib.figures._style import (
     configuration_labels,
     joined,
     label_order,
+    set_title,
     t_interval,
     with_interval,
-    wrapped,
 )
 
 CROWDED = 7  # more configurations than these need room of their own
@@ -78,7 +78,8 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
                 label.set_horizontalalignment("right")
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
-        upper.set_title(f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}")
+        title = f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}"
+        set_title(figure, title, upper)
     return figure
 
 
@@ -120,11 +121,9 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
             lines = [name.replace("\n", ", ") for name in names]
             figure.legend(handles, lines, loc="outside lower left", fontsize="small")
         shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-        if crowded or len(joined(curves["dataset"])) > 30:
-            title = wrapped(f"{joined(curves['dataset'])}; {shown}")
-            figure.suptitle(title, x=0.01, ha="left", size="medium")
-        else:
-            left.set_title(f"{joined(curves['dataset'])}; {shown}")
+        # Half the width is the left axes': a long name has its place above both.
+        short = not crowded and len(joined(curves["dataset"])) <= 30
+        set_title(figure, f"{joined(curves['dataset'])}; {shown}", left if short else None)
     return figure
 
 

@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rapa_lib.accuracy import LABELS
-from rapa_lib.figures._style import STYLE, WIDTH, joined, t_interval, tiling_order, wrapped
+from rapa_lib.figures._style import (
+    STYLE,
+    UNKNOWN,
+    WIDTH,
+    joined,
+    set_title,
+    t_interval,
+    tiling_order,
+    with_interval,
+)
 from rapa_lib.regularization import ALL_LAYERS
 from rapa_lib.statistics import mean_interval
 
@@ -30,7 +39,6 @@ KIND = ["activation", "pooling", "normalisation"]
 
 NO_PENALTY = "No penalty: these assignments are not drawn at random, so no expectation exists."
 NO_TILES = "No layer has several tiles."
-UNKNOWN = "–"
 
 
 def similarity_figure(table: pd.DataFrame) -> Figure:
@@ -75,8 +83,7 @@ def similarity_figure(table: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-        title = wrapped(f"{joined(table['dataset'])}; {shown}")
-        figure.suptitle(title, x=0.01, ha="left", size="medium")
+        set_title(figure, f"{joined(table['dataset'])}; {shown}")
     return figure
 
 
@@ -103,11 +110,8 @@ def tiles_figure(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
         axes.set(xlabel="tiles of the layer", ylabel="mean cosine between tiles", ylim=(-0.1, 1.05))
-        title = wrapped(
-            f"{joined(last['dataset'])}, {joined(last['tiling'])}, "
-            f"{joined(last['epochs'])} epochs; dots: seeds"
-        )
-        figure.suptitle(title, x=0.01, ha="left", size="medium")
+        title = f"{joined(last['dataset'])}, {joined(last['tiling'])}, "
+        set_title(figure, f"{title}{joined(last['epochs'])} epochs; dots: seeds")
         axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -213,13 +217,13 @@ def similarity_summary(table: pd.DataFrame) -> pd.DataFrame:
             setting
             | {
                 "seeds": len(runs),
-                "between tiles": over_seeds(runs["between_tiles"]),
-                "rise in training": over_seeds(runs["rise"], sign=True),
-                "within a tile": over_seeds(runs["within_tile"]),
-                "variance ratio": over_seeds(runs["variance_ratio"]),
-                "CKA": over_seeds(runs["cka"]),
+                "between tiles": with_interval(runs["between_tiles"], 3),
+                "rise in training": with_interval(runs["rise"], 3, sign=True),
+                "within a tile": with_interval(runs["within_tile"], 3),
+                "variance ratio": with_interval(runs["variance_ratio"], 3),
+                "CKA": with_interval(runs["cka"], 3),
                 "CKA by chance": f"{runs['cka_chance'].mean():.3f}",
-                "matched": over_seeds(runs["matched"]),
+                "matched": with_interval(runs["matched"], 3),
                 "matched by chance": f"{runs['matched_chance'].mean():.3f}",
             }
         )
@@ -335,15 +339,6 @@ def within_errors(rows: pd.DataFrame) -> pd.Series:
     gap = (rows["measured"] - rows["predicted"]).abs()
     noise = 2 * (rows["measured_error"] ** 2 + rows["predicted_error"] ** 2) ** 0.5
     return (gap <= noise) | (gap <= 0.1 * rows["predicted"].abs())
-
-
-def over_seeds(values: pd.Series, *, sign: bool = False) -> str:
-    """Mean with half its 95 % t-interval, to three digits."""
-    mean, low, _ = mean_interval(values)
-    if math.isnan(mean):
-        return UNKNOWN
-    text = f"{mean:+.3f}" if sign else f"{mean:.3f}"
-    return text if math.isnan(low) else f"{text} ± {mean - low:.3f}"
 
 
 def _settings(table: pd.DataFrame) -> list[str]:
