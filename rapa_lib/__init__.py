@@ -41,6 +41,7 @@ from rapa_lib.faults import (
 )
 from rapa_lib.filter_similarity import FilterSimilarityRun
 from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
+from rapa_lib.noisy import NoisyConv2d
 from rapa_lib.perforated import PerforatedConv2d
 from rapa_lib.records import collect
 from rapa_lib.regularization import (
@@ -81,6 +82,7 @@ __all__ = [
     "LayerSimilarity",
     "MixedPool2d",
     "NetworkLayers",
+    "NoisyConv2d",
     "PerforatedConv2d",
     "RapaConv2d",
     "RapaConvNet",

@@ -46,8 +46,8 @@ class AccuracyRun:
         data_root: where torchvision's data sets lie; None is the variable RAPA_DATA.
         image_size: side of the square images; others are resized. None keeps the data's size.
         n_train, n_test: use a balanced part of so many images; None uses all.
-        tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation:
-            see :class:`RapaConvNet`.
+        tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation,
+            noise: see :class:`RapaConvNet`.
         epochs, batch_size, learning_rate, momentum, weight_decay, tile_lr_power, mirror,
             max_shift: see :class:`TrainConfig`.
         draws: forward passes with fresh assignments when the test error is measured.
@@ -75,6 +75,7 @@ class AccuracyRun:
     pooling: str = "max"
     activation: str = "relu"
     normalisation: str = "batch"
+    noise: Sequence[float] = (0.85, 0.95, 0.0)
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 0.05
@@ -105,10 +106,11 @@ class AccuracyRun:
             if not isinstance(value, str | Path) and (name == "dataset" or value is not None):
                 raise TypeError(f"{name}: got {value!r}, expected a name or a path")
             plain[name] = None if value is None else str(value)
-        plain["channels"], plain["kernel_sizes"], plain["n_tiles"] = check_shape(
+        checked = check_shape(
             self.tiling, self.n_tiles, self.tile_init, self.channels, self.kernel_sizes,
-            self.pooling, self.activation, self.normalisation,
+            self.pooling, self.activation, self.normalisation, self.noise,
         )  # fmt: skip
+        plain |= zip(("channels", "kernel_sizes", "n_tiles", "noise"), checked, strict=True)
         # Python's own numbers: numpy's would make the record and the network file unreadable.
         for name, value in plain.items():
             object.__setattr__(self, name, value)
@@ -132,11 +134,15 @@ class AccuracyRun:
             data: gives channels, image size and classes.
             device: other than the run's; ``"meta"`` builds one that only has shapes.
         """
+        network = self._untrained(data.in_channels, data.n_classes, data.image_size)
+        return network.to(self._device if device is None else device)
+
+    def _untrained(self, in_channels: int, n_classes: int, image_size) -> RapaConvNet:
         with seeded(self.seed, _NETWORK):
-            network = RapaConvNet(
-                data.in_channels,
-                data.n_classes,
-                data.image_size,
+            return RapaConvNet(
+                in_channels,
+                n_classes,
+                image_size,
                 tiling=self.tiling,
                 n_tiles=self.n_tiles,
                 tile_init=self.tile_init,
@@ -145,8 +151,8 @@ class AccuracyRun:
                 pooling=self.pooling,
                 activation=self.activation,
                 normalisation=self.normalisation,
+                noise=self.noise,
             )
-        return network.to(self._device if device is None else device)
 
     def check(self, data: Dataset) -> None:
         """Raise now what a run on this data set would raise before its first step."""
@@ -289,19 +295,7 @@ def load_network(
         raise ValueError(f"path: {path} is no undamaged network checkpoint")
     run = AccuracyRun(**saved["parameters"] | {"device": device})
     data = saved["data"]
-    with seeded(run.seed):  # loading draws nothing from the caller's generator
-        network = RapaConvNet(
-            data["in_channels"],
-            data["n_classes"],
-            tuple(data["image_size"]),
-            **{
-                name: saved["parameters"][name]
-                for name in (
-                    "tiling", "n_tiles", "tile_init", "channels", "kernel_sizes", "pooling",
-                    "activation", "normalisation",
-                )
-            },
-        )  # fmt: skip
+    network = run._untrained(data["in_channels"], data["n_classes"], tuple(data["image_size"]))
     try:
         network.load_state_dict(saved["state"])
     except RuntimeError as error:

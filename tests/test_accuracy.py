@@ -73,6 +73,7 @@ def test_a_saved_network_comes_back_bit_by_bit(finished):
         {"tiling": "random_fixed", "tile_init": "identical"},
         {"tiling": "perforated", "pooling": "mixed"},
         {"tiling": "enlarged", "activation": "tanh"},
+        {"tiling": "noisy", "noise": (0.5, 0.0, 1.5)},
         {"tiling": "none", "normalisation": "group", "pooling": "avg"},
     ],
     ids=str,

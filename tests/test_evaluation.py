@@ -93,6 +93,8 @@ def test_a_unanimous_certain_vote_is_no_extra_vote():
         ({"tiling": "image"}, False),
         ({"tiling": "none"}, False),
         ({"tiling": "enlarged"}, False),
+        ({"tiling": "noisy"}, True),
+        ({"tiling": "noisy", "noise": (0.0, 0.0, 0.0)}, False),
     ],
     ids=str,
 )

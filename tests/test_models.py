@@ -10,6 +10,7 @@ from torch import nn
 from rapa_lib import (
     TILINGS,
     MixedPool2d,
+    NoisyConv2d,
     PerforatedConv2d,
     RapaConv2d,
     RapaConvNet,
@@ -64,8 +65,9 @@ def test_layers_are_of_the_kind_and_have_the_tiles_that_the_tiling_says(tiling):
         else RapaConvNet(tiling=tiling)
     )
     convolutions = [block[0] for block in network.features]
-    if tiling in ("none", "enlarged"):
-        assert [type(c) for c in convolutions] == [nn.Conv2d] * 3
+    if tiling in ("none", "enlarged", "noisy"):
+        kind = NoisyConv2d if tiling == "noisy" else nn.Conv2d
+        assert [type(c) for c in convolutions] == [kind] * 3
         assert network.n_tiles == (1, 1, 1)
     else:
         kind = PerforatedConv2d if tiling == "perforated" else RapaConv2d
@@ -358,6 +360,9 @@ def test_choices_change_every_block_and_the_output(argument, kinds):
             ValueError,
             "normalisation: got 'layer', allowed: batch, group, none",
         ),
+        ({"noise": 0.5}, TypeError, "noise: got 0.5, expected a sequence"),
+        ({"noise": (0.5, -1, 0)}, ValueError, "noise: got -1.0, allowed: finite, at least 0"),
+        ({"noise": (0.5,), "tiling": "noisy"}, ValueError, r"noise: got \(0.5,\), expected 3"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):

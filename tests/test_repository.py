@@ -22,7 +22,7 @@ _compiled _gathered data
 _tiled_ops tiling
 _tiled_conv
 _patch_conv
-conv perforated
+conv noisy perforated
 _broken_tiles convert models
 faults training
 _linearisation evaluation records repair runtime similarity statistics
@@ -138,15 +138,15 @@ def test_docstring_examples_run():
 
     import rapa_lib
 
-    examples = doctest.DocTestFinder().find(rapa_lib.RapaConv2d, globs=vars(rapa_lib).copy())
-    examples += doctest.DocTestFinder().find(rapa_lib.PerforatedConv2d, globs=vars(rapa_lib).copy())
+    layers = (rapa_lib.RapaConv2d, rapa_lib.PerforatedConv2d, rapa_lib.NoisyConv2d)
+    found = [doctest.DocTestFinder().find(layer, globs=vars(rapa_lib).copy()) for layer in layers]
     n_examples = 0
-    for example in examples:
+    for example in sum(found, []):
         example.globs["torch"] = torch
         result = doctest.DocTestRunner().run(example)
         assert result.failed == 0, example.name
         n_examples += result.attempted
-    assert n_examples >= 5
+    assert n_examples >= 7
 
 
 def test_ruff_is_content():

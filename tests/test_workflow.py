@@ -767,7 +767,7 @@ REFUSED = {
     ),
     "values that are no lists": (
         changed(accuracy__grid=[{"n_tiles": [16, 4, 1]}]),
-        ["n_tiles: got 16, expected a sequence of integers"],
+        ["n_tiles: got 16, expected a sequence of numbers"],
     ),
     "no epochs": (changed(accuracy__common__epochs=0), ["epochs: got 0, allowed: at least 1"]),
     "text for a number": (
