@@ -139,9 +139,8 @@ def test_docstring_examples_run():
     import rapa_lib
 
     layers = (rapa_lib.RapaConv2d, rapa_lib.PerforatedConv2d, rapa_lib.NoisyConv2d)
-    found = [doctest.DocTestFinder().find(layer, globs=vars(rapa_lib).copy()) for layer in layers]
-    n_examples = 0
-    for example in sum(found, []):
+    finder, n_examples = doctest.DocTestFinder(), 0
+    for example in (e for layer in layers for e in finder.find(layer, globs=vars(rapa_lib).copy())):
         example.globs["torch"] = torch
         result = doctest.DocTestRunner().run(example)
         assert result.failed == 0, example.name
