@@ -162,22 +162,6 @@ class FilterSimilarityRun:
         columns = ["epoch", *measures, "penalty", "penalty_error"]
         return pd.DataFrame(rows, columns=columns).rename(columns={"n_tiles": "layer_tiles"})
 
-    def labels(self, trained: Trained) -> dict[str, Any]:
-        """What tells this network from the others of a study."""
-        run = trained.run
-        return {
-            "dataset": trained.data.name,
-            "tiling": run.tiling,
-            "n_tiles": "-".join(map(str, trained.network.n_tiles)),
-            "tile_init": run.tile_init,
-            "pooling": run.pooling,
-            "activation": run.activation,
-            "normalisation": run.normalisation,
-            "tile_lr_power": run.tile_lr_power,
-            "epochs": run.epochs,
-            "seed": run.seed,
-        }
-
     def record(self, trained: Trained, similarities: pd.DataFrame) -> dict[str, Any]:
         """Measure what is left to measure: all that the study's tables and figures are made of.
 
@@ -186,7 +170,7 @@ class FilterSimilarityRun:
             similarities: what :meth:`similarities` gave.
         """
         return {
-            **self.labels(trained),
+            **trained.labels(),
             "measurement": asdict(self),
             "similarities": _plain(similarities),
             "penalties": _plain(self.penalties(trained)),

@@ -1,4 +1,4 @@
-"""Intervals over seeds."""
+"""Intervals over seeds, over images, and over both."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     Raises:
         ValueError: if there is no value, or confidence is outside (0, 1).
     """
-    if check_real("confidence", confidence, low=0, high=1, open_low=True) == 1:
-        raise ValueError("confidence: got 1, allowed: above 0 and below 1")
+    confidence = _check_confidence(confidence)
     values = np.asarray(values, dtype=float)
     if values.size == 0:
         raise ValueError("values: got none, expected one number a run")
@@ -33,3 +32,87 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         return mean, math.nan, math.nan
     half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1) * stats.sem(values))
     return mean, mean - half, mean + half
+
+
+def share_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's confidence interval of a mean of values in [0, 1].
+
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927). It is of a binomial share; values
+    between 0 and 1 vary less, so it is then too wide rather than too narrow.
+
+    Args:
+        values: one number in [0, 1] an image.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: if there is no value, or one outside [0, 1], or confidence is outside (0, 1).
+    """
+    confidence = _check_confidence(confidence)
+    values = np.asarray(values, dtype=float)
+    if values.size == 0 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"values: got {values}, expected numbers from 0 to 1")
+    from scipy import stats
+
+    z2 = stats.norm.ppf((1 + confidence) / 2) ** 2
+    n, mean = values.size, values.mean()
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (mean * (1 - mean) + z2 / (4 * n)) / n) / (1 + z2 / n)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def crossed_interval(
+    values: Sequence[Sequence[float]], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean over seeds and images, with an interval for other seeds and other images.
+
+    Every seed's network answers to the same images. Seeds and images are random factors of a
+    crossed design without repetition, Var(mean) = (MS_seeds + MS_images − MS_rest) / (seeds ·
+    images), with Satterthwaite's degrees of freedom (F. E. Satterthwaite, Biometrics 2, 110, 1946).
+
+    Args:
+        values: (seeds, images), differences perhaps.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Returns:
+        (mean, low, high); with one seed the interval is for other images alone, and with one image
+        low and high are NaN.
+
+    Raises:
+        ValueError: if the values are no table, or confidence is outside (0, 1).
+    """
+    confidence = _check_confidence(confidence)
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"values: got shape {values.shape}, expected (seeds, images)")
+    mean = float(values.mean())
+    n_seeds, n_images = values.shape
+    if n_images == 1 or n_seeds == 1:
+        return mean_interval(values.ravel(), confidence)
+    from scipy import stats
+
+    by_seed, by_image = values.mean(1), values.mean(0)
+    rest = values - by_seed[:, None] - by_image + mean
+    freedoms = np.array([n_seeds - 1, n_images - 1, (n_seeds - 1) * (n_images - 1)])
+    squares = np.array(
+        [
+            n_images * by_seed.var(ddof=1),
+            n_seeds * by_image.var(ddof=1),
+            (rest**2).sum() / freedoms[2],
+        ]
+    )
+    if squares[0] > squares[2]:
+        variance = squares @ (1, 1, -1)
+        freedom = max(1.0, variance**2 / float((squares**2 / freedoms).sum()))
+    else:  # seeds differ by no more than chance: what is left is the images
+        variance, freedom = squares[1], n_images - 1
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance / values.size))
+    return mean, mean - half, mean + half
+
+
+def _check_confidence(confidence: float) -> float:
+    if check_real("confidence", confidence, low=0, high=1, open_low=True) == 1:
+        raise ValueError("confidence: got 1, allowed: above 0 and below 1")
+    return float(confidence)

@@ -30,6 +30,21 @@ class Trained:
     data: Dataset
     measurements: list[dict[str, Any]] = field(repr=False)
 
+    def labels(self) -> dict[str, Any]:
+        """What tells this network from the others of a study, by the names of table columns."""
+        return {
+            "dataset": self.data.name,
+            "tiling": self.run.tiling,
+            "n_tiles": "-".join(map(str, self.network.n_tiles)),
+            "tile_init": self.run.tile_init,
+            "pooling": self.run.pooling,
+            "activation": self.run.activation,
+            "normalisation": self.run.normalisation,
+            "tile_lr_power": self.run.tile_lr_power,
+            "epochs": self.run.epochs,
+            "seed": self.run.seed,
+        }
+
 
 def load_or_train(
     network: str | Path = "",

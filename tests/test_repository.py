@@ -26,7 +26,7 @@ conv noisy perforated
 _broken_tiles convert models
 faults training
 _linearisation evaluation records repair runtime similarity statistics
-regularization
+regularization robustness
 accuracy
 acceleration trained
 fault_tolerance filter_similarity

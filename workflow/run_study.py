@@ -18,6 +18,7 @@ from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
 from rapa_lib.acceleration import AccelerationRun
 from rapa_lib.accuracy import AccuracyRun, choose_device
+from rapa_lib.adversarial_robustness import RobustnessRun
 from rapa_lib.fault_tolerance import FaultSweep
 from rapa_lib.filter_similarity import FilterSimilarityRun
 
@@ -25,6 +26,7 @@ from rapa_lib.filter_similarity import FilterSimilarityRun
 FURTHER = {
     "filter_similarity": FilterSimilarityRun,
     "fault_tolerance": FaultSweep,
+    "adversarial_robustness": RobustnessRun,
     "acceleration": AccelerationRun,
 }
 
@@ -127,8 +129,10 @@ def failures(study: Study, folder: Path) -> dict[Path, str]:
             place = folder / "runs" / experiment / run.name
             if (place / "record.json").exists():
                 continue
-            if run.network and not (folder / "runs/accuracy" / run.network / "network.pt").exists():
-                failed[place] = f"there is no network: accuracy run {run.network} failed"
+            needed = [run.network, *run.copies] if run.network else []
+            networks = {name: folder / "runs/accuracy" / name / "network.pt" for name in needed}
+            if missing := [name for name, path in networks.items() if not path.exists()]:
+                failed[place] = f"there is no network: accuracy run {missing[0]} failed"
                 continue
             try:
                 failed[place] = json.loads((place / "error.json").read_text())["error"]

@@ -13,7 +13,7 @@ import papermill
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SET_BY_STUDY = ("threads", "output", "network")
+SET_BY_STUDY = ("threads", "output", "network", "copies")
 
 
 def _pictures(*stems: str) -> tuple[str, ...]:
@@ -36,6 +36,13 @@ TABLES = {
         "fault_tolerance.csv", "fault_tolerance.md", "fault_tolerance_repairs.csv",
         *_pictures("fault_tolerance"),
     ),
+    "adversarial_robustness": (
+        "adversarial_robustness.csv", "adversarial_robustness.md",
+        *_pictures(
+            "adversarial_robustness", "adversarial_robustness_draws",
+            "adversarial_robustness_examples",
+        ),
+    ),
     "acceleration": (
         "acceleration.csv", "acceleration.md", "tiles_accuracy.csv",
         *_pictures(
@@ -57,11 +64,14 @@ class Run:
         name: names its folder; holds a hash of all its parameters.
         parameters: what papermill hands to the notebook.
         network: name of the accuracy run whose trained network it starts from, if it needs one.
+        copies: names of accuracy runs that differ from that one in their seed alone, if its
+            notebook asks for them.
     """
 
     name: str
     parameters: dict[str, Any]
     network: str | None = None
+    copies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,8 +115,14 @@ class Study:
                     runs[experiment] = settings
                     continue
                 networks = _chosen(experiment, block["networks"], runs["accuracy"])
+                copied = "copies" in _parameters(experiment)
                 runs[experiment] = [
-                    Run(f"{network.name}-{own.name}", own.parameters, network.name)
+                    Run(
+                        f"{network.name}-{own.name}",
+                        own.parameters,
+                        network.name,
+                        _copies(network, runs["accuracy"]) if copied else (),
+                    )
                     for network in networks
                     for own in settings
                 ]
@@ -126,9 +142,25 @@ def load_study(path: str | Path, data: str | None = None) -> Study:
     return Study.of(config, data)
 
 
+def _parameters(experiment: str) -> dict[str, Any]:
+    """The parameters of an experiment's notebook."""
+    return papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
+
+
+def _copies(network: Run, runs: list[Run]) -> tuple[str, ...]:
+    """The accuracy runs that differ from one in their seed alone."""
+
+    def but_seed(run: Run) -> dict[str, Any]:
+        return {name: value for name, value in run.parameters.items() if name != "seed"}
+
+    return tuple(
+        run.name for run in runs if run is not network and but_seed(run) == but_seed(network)
+    )
+
+
 def _grid(experiment: str, config: dict, threads: int, data: str | None = None) -> list[Run]:
     """Spell out the grid of one experiment, in order, without repetition."""
-    inspected = papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
+    inspected = _parameters(experiment)
     known = [name for name in inspected if name not in SET_BY_STUDY]
     override = {"threads": threads} if "threads" in inspected else {}
     if data is not None:
@@ -155,7 +187,7 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
 
 def _chosen(experiment: str, wanted: dict[str, list], runs: list[Run]) -> list[Run]:
     """The accuracy runs that have one of the wanted values of every parameter named."""
-    inspected = papermill.inspect_notebook(ROOT / "notebooks/accuracy.ipynb")
+    inspected = _parameters("accuracy")
     if unknown := [str(name) for name in wanted if name not in inspected]:
         raise ValueError(
             f"study: {experiment}: networks: notebook accuracy.ipynb has no parameter "

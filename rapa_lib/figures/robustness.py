@@ -1,0 +1,434 @@
+"""The robustness experiment's figures and sentences: what attacks leave of the accuracy."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from rapa_lib.figures._style import (
+    STYLE,
+    UNKNOWN,
+    WIDTH,
+    configuration_labels,
+    joined,
+    label_order,
+    set_title,
+)
+from rapa_lib.robustness import LEVELS, NORMS
+from rapa_lib.statistics import crossed_interval, share_interval
+
+LEVEL_TITLES = {
+    "published": "as published: one gradient",
+    "adaptive": "adaptive",
+    "gradient_free": "gradient-free",
+}
+REFERENCE = "none"  # the tiling that others are compared with
+
+
+def robustness_figure(table: pd.DataFrame) -> Figure:
+    """Robust accuracy against the budget ε: a column a level, a row a norm, a line a network.
+
+    At each ε the attack counts that leaves least; at 0 there is the clean accuracy. Intervals are
+    95 % over images and, where there are several, seeds.
+
+    Args:
+        table: rows of :func:`rapa_lib.adversarial_robustness.robustness_table`.
+    """
+    found = strongest(table)
+    labels = label_order(found)
+    palette = sns.color_palette("colorblind", len(labels))
+    levels = [level for level in LEVELS if level in set(found["level"])]
+    norms = [norm for norm in NORMS if norm in set(found["norm"])]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.9 + 2.4 * len(norms)))
+        panels = figure.subplots(len(norms), len(levels), squeeze=False, sharey=True, sharex="row")
+        for norm, row in zip(norms, panels, strict=True):
+            # Budgets grow by factors: side by side they can all be seen.
+            budgets = sorted({0.0, *found.loc[found["norm"] == norm, "epsilon"]})
+            for level, axes in zip(levels, row, strict=True):
+                for i, (label, colour) in enumerate(zip(labels, palette, strict=True)):
+                    line = found[
+                        (found["norm"] == norm)
+                        & (found["level"] == level)
+                        & (found["label"] == label)
+                    ].sort_values("epsilon")
+                    if len(line) == 0:
+                        continue
+                    start = clean_accuracy(table, label)
+                    points = [start, *line[["mean", "low", "high"]].to_numpy()]
+                    places = [budgets.index(e) for e in (0.0, *line["epsilon"])]
+                    shift = 0.06 * (i - (len(labels) - 1) / 2)
+                    _points(axes, np.add(places, shift), points, label, colour)
+                axes.set_xticks(range(len(budgets)), [_budget(norm, e) for e in budgets])
+                axes.set_xlabel(f"ε ({NORMS[norm]})")
+                if norm == norms[0]:
+                    axes.set_title(LEVEL_TITLES[level])
+            row[0].set_ylabel("robust accuracy (%)")
+        panels[0, 0].set_ylim(bottom=0)
+        handles, names = panels[0, 0].get_legend_handles_labels()
+        names = [name.replace("\n", ", ") for name in names]
+        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)))
+        set_title(figure, f"{_of_what(table)}; {_interval(table)}")
+    return figure
+
+
+def draws_figure(table: pd.DataFrame) -> Figure:
+    """Robust accuracy against the number of draws of a gradient, at one budget.
+
+    Networks without lots have one gradient, whatever the number: dashed.
+
+    Args:
+        table: rows of :func:`rapa_lib.adversarial_robustness.robustness_table`.
+    """
+    table = with_labels(table)
+    rows = at_focus(table)
+    labels = label_order(rows)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2))
+        axes = figure.subplots()
+        for label, colour in zip(labels, sns.color_palette("colorblind", len(labels)), strict=True):
+            line = rows[rows["label"] == label]
+            name = label.replace("\n", ", ")
+            if set(line["draws"]) == {1}:
+                mean, low, high = over_images(line)
+                axes.axhline(100 * mean, color=colour, linestyle="--", label=name)
+                axes.axhspan(100 * low, 100 * high, color=colour, alpha=0.08, linewidth=0)
+                continue
+            curve = [(m, over_images(part)) for m, part in line.groupby("draws")]
+            draws, points = zip(*curve, strict=True)
+            _points(axes, draws, points, name, colour)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
+        axes.set(xlabel="draws of each gradient", ylabel="robust accuracy (%)")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        if len(rows):
+            epsilon = _budget(rows["norm"].iloc[0], rows["epsilon"].iloc[0])
+            attack = f"PGD with {rows['steps'].iloc[0]} steps, ε {epsilon} (L∞)"
+            set_title(figure, f"{_of_what(table)}; {attack}; {_interval(table)}")
+    return figure
+
+
+def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
+    """Perturbed images with each network's answer: a row a network, clean images above.
+
+    Answers are those of most draws; the share is of fresh draws that are still right.
+
+    Args:
+        records: of :meth:`rapa_lib.adversarial_robustness.RobustnessRun.measure`, of the same
+            images; of several of one configuration the first is shown.
+    """
+    table = with_labels(pd.DataFrame(records))
+    shown = [
+        (label, records[table.index[table["label"] == label][0]]["examples"])
+        for label in label_order(table)
+    ]
+    shown = [(label, examples) for label, examples in shown if examples]
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        if not shown:
+            figure = Figure(figsize=(WIDTH, 0.6))
+            set_title(figure, "No examples: projected gradient descent was not run.")
+            return figure
+        first = shown[0][1]
+        n_images = len(first["labels"])
+        figure = Figure(figsize=(WIDTH, 1.35 * (len(shown) + 1) + 0.4))
+        panels = figure.subplots(len(shown) + 1, n_images, squeeze=False)
+        for axes, image, name in zip(panels[0], first["clean"], first["labels"], strict=True):
+            _picture(axes, image, name, "black")
+        panels[0, 0].set_ylabel("clean")
+        for (label, examples), row in zip(shown, panels[1:], strict=True):
+            told = ("perturbed", "perturbed_answers", "labels", "withstood")
+            for axes, image, answer, right, share in zip(
+                row, *(examples[key] for key in told), strict=True
+            ):
+                colour = "tab:green" if answer == right else "tab:red"
+                _picture(axes, image, f"{answer} ({100 * share:.0f} %)", colour)
+            row[0].set_ylabel(label)
+        focus = _budget("linf", records[0]["measurement"]["focus"])
+        set_title(
+            figure,
+            f"{_of_what(table)}: projected gradient descent, ε {focus} (L∞); answers of most draws, "
+            "in brackets the share of fresh draws that are right",
+        )
+    return figure
+
+
+def strongest(table: pd.DataFrame) -> pd.DataFrame:
+    """What is left at each level, norm and budget by the attack that leaves least.
+
+    A minimum-norm attack counts at every budget: its perturbation where that is small enough, the
+    clean image where it is not. An attack that was run on fewer images is compared by what it takes
+    from the clean accuracy of those.
+
+    Returns:
+        A row a configuration, level, norm and budget: ``label``, ``tiling``, ``level``, ``norm``,
+        ``epsilon``, ``attack``, ``mean``, ``low``, ``high`` (shares, not percent), ``correct``
+        (seeds, images), ``seeds``.
+    """
+    table = with_labels(table)
+    rows = table[table["purpose"] == "suite"]
+    found = []
+    for (label, level, norm), part in rows.groupby(["label", "level", "norm"], sort=False):
+        for epsilon in sorted(part["epsilon"].dropna().unique()):
+            left = []
+            for attack, its in part.groupby("attack", sort=False):
+                at_budget = its[its["epsilon"].isna() | (its["epsilon"] == epsilon)]
+                if len(at_budget):
+                    correct = np.array([_within(row, epsilon) for row in _dicts(at_budget)])
+                    taken = correct.mean() - np.mean(list(at_budget["clean"]))
+                    left.append((taken, attack, correct, tuple(at_budget["seed"])))
+            _, attack, correct, seeds = min(left, key=lambda entry: entry[0])
+            mean, low, high = share_over_images(correct)
+            found.append(
+                {
+                    "label": label,
+                    "tiling": part["tiling"].iloc[0],
+                    "level": level,
+                    "norm": norm,
+                    "epsilon": epsilon,
+                    "attack": attack,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                    "correct": correct,
+                    "seeds": seeds,
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def robustness_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration: accuracy in percent, clean and under each level, and norms.
+
+    Args:
+        table: rows of :func:`rapa_lib.adversarial_robustness.robustness_table`.
+    """
+    found, labelled = strongest(table), with_labels(table)
+    rows = []
+    for label in label_order(found):
+        own = labelled[labelled["label"] == label]
+        row = {"network": label.replace("\n", ", "), "seeds": own["seed"].nunique()}
+        row["clean"] = _percent(clean_accuracy(table, label))
+        mine = found[found["label"] == label].sort_values(
+            ["norm", "epsilon"], ascending=[False, True]
+        )
+        for level in LEVELS:
+            for part in _dicts(mine[mine["level"] == level]):
+                name = f"{level.replace('_', '-')}, {NORMS[part['norm']]} "
+                name += _budget(part["norm"], part["epsilon"])
+                row[name] = f"{_percent(_of(part))} ({part['attack']})"
+        for attack, part in own[own["epsilon"].isna()].groupby("attack", sort=False):
+            norms = part["median_norm"].astype(float)
+            scale = 255 if part["norm"].iloc[0] == "linf" else 1
+            unit = "/255" if scale == 255 else ""
+            told = ", ".join("∞" if np.isnan(n) else f"{scale * n:.2f}{unit}" for n in norms)
+            row[f"median {NORMS[part['norm'].iloc[0]]} norm, {attack}"] = told
+        rows.append(row)
+    return pd.DataFrame(rows).fillna(UNKNOWN)
+
+
+def robustness_answer(table: pd.DataFrame, records: Sequence[dict[str, Any]]) -> str:
+    """What the numbers say, as Markdown: what is left at the focus, against ``none``; alarms.
+
+    Args:
+        table: rows of :func:`rapa_lib.adversarial_robustness.robustness_table`.
+        records: what it was made of.
+    """
+    found = strongest(table)
+    focus = records[0]["measurement"]["focus"]
+    here = found[(found["norm"] == "linf") & np.isclose(found["epsilon"], focus)]
+    place = f"ε = {_budget('linf', focus)} (L∞)"
+    lines = [f"**Robust accuracy at {place}, by the attack of each level that leaves least:**", ""]
+    for label in label_order(here):
+        mine = here[here["label"] == label]
+        said = ", ".join(
+            f"{part['level'].replace('_', '-')} {_percent(_of(part))} % ({part['attack']})"
+            for part in _dicts(mine)
+        )
+        clean = _percent(clean_accuracy(table, label))
+        lines.append(f"- `{label.replace(chr(10), ', ')}`: clean {clean} %; {said}")
+    lines += ["", *_differences(here, table), *_warnings(records)]
+    return "\n".join(lines)
+
+
+def _differences(here: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """How much more each network keeps than the ordinary one, seed by seed and image by image."""
+    reference = here[here["tiling"] == REFERENCE]
+    if reference["label"].nunique() != 1 or here["label"].nunique() < 2:
+        return []
+    lines = [
+        "Against `none`, on the same images and seeds (points, 95 % over images and seeds):",
+        "",
+    ]
+    verdict = {}
+    for label in label_order(here):
+        if label in set(reference["label"]):
+            continue
+        said = []
+        clean = _paired(
+            clean_correct(table, label), clean_correct(table, reference["label"].iloc[0])
+        )
+        if clean is not None:
+            said.append(f"clean {_points_text(clean)}")
+        for level in LEVELS:
+            pair = [
+                dict(zip(part["seeds"], part["correct"], strict=True))
+                for which in (here[here["label"] == label], reference)
+                for part in _dicts(which[which["level"] == level])
+            ]
+            gap = _paired(*pair) if len(pair) == 2 else None
+            if gap is not None:
+                said.append(f"{level.replace('_', '-')} {_points_text(gap)}")
+                verdict[label, level] = gap
+        lines.append(f"- `{label.replace(chr(10), ', ')}`: {'; '.join(said)}")
+    lines.append("")
+    for label in (name for name in label_order(here) if name.split("\n")[0] == "random"):
+        published, adaptive = (verdict.get((label, level)) for level in LEVELS[:2])
+        name = label.replace("\n", ", ")
+        if published is not None:
+            lines.append(f"Published-style robustness of `{name}` {_whether(published)}.")
+        if adaptive is not None:
+            lines.append(f"Under adaptive attacks it {_whether(adaptive)}.")
+            if published is not None and published[1] > 0:
+                share = 100 * adaptive[0] / published[0]
+                lines.append(f"Of the lead under published attacks, {share:.0f} % is left.")
+        lines.append("")
+    return lines
+
+
+def _whether(gap: tuple[float, float, float]) -> str:
+    _, low, high = gap
+    if low > 0:
+        return f"is there: {_points_text(gap)} points more than `none`"
+    if high < 0:
+        return f"is not there: {_points_text(gap)} points, less than `none`"
+    return f"cannot be told from none: {_points_text(gap)} points against `none`"
+
+
+def _warnings(records: Sequence[dict[str, Any]]) -> list[str]:
+    alarms = [
+        f"- **Warning**, `{record['tiling']}`, seed {record['seed']}: not so that "
+        f"{alarm['check']} ({alarm['detail']})"
+        for record in records
+        for alarm in record["alarms"]
+        if alarm["holds"] is False
+    ]
+    told = sum(alarm["holds"] is not None for record in records for alarm in record["alarms"])
+    if not alarms:
+        return [f"None of {told} checks for gradients that mislead raised an alarm."]
+    return [
+        f"{len(alarms)} of {told} checks for gradients that mislead raised an alarm:",
+        "",
+        *alarms,
+    ]
+
+
+def with_labels(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.reset_index(drop=True)
+    if "label" in table:
+        return table
+    if "config" in table:
+        table = table.assign(config=[_json(config) for config in table["config"]])
+    return table.assign(label=configuration_labels(table))
+
+
+def at_focus(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of projected gradient descent that differ in the number of draws alone."""
+    pgd = table[(table["attack"] == "PGD") & (table["norm"] == "linf")]
+    further = pgd[pgd["purpose"].isin(["draws", "restarts"])]
+    focus = further["epsilon"].iloc[0] if len(further) else np.nan
+    same = pgd["purpose"].isin(["draws", "suite"]) & (pgd["epsilon"] == focus)
+    return pgd[same].sort_values("draws", kind="stable")
+
+
+def over_images(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean and 95 % interval over the images and seeds of rows of one attack."""
+    return share_over_images(np.array(list(rows["correct"])))
+
+
+def share_over_images(correct: np.ndarray) -> tuple[float, float, float]:
+    """Mean of shares (seeds, images) with an interval that never collapses at 0 or 1."""
+    mean, low, high = crossed_interval(correct)
+    floor, ceiling = share_interval(correct.mean(0))
+    return mean, max(0.0, min(low, floor)), min(1.0, max(high, ceiling))
+
+
+def clean_correct(table: pd.DataFrame, label: str) -> dict[int, list[float]]:
+    """By seed, the share of draws in which each clean image is right; of the most images."""
+    rows = with_labels(table)
+    rows = rows[rows["label"] == label].sort_values("n_images", ascending=False, kind="stable")
+    return {row["seed"]: row["clean"] for row in _dicts(rows.drop_duplicates("seed"))}
+
+
+def clean_accuracy(table: pd.DataFrame, label: str) -> tuple[float, float, float]:
+    return share_over_images(np.array(list(clean_correct(table, label).values())))
+
+
+def _paired(mine: dict, others: dict) -> tuple[float, float, float] | None:
+    seeds = sorted(set(mine) & set(others))
+    if not seeds or any(len(mine[s]) != len(others[s]) for s in seeds):
+        return None
+    return crossed_interval([np.subtract(mine[s], others[s]) for s in seeds])
+
+
+def _within(row: dict[str, Any], epsilon: float) -> np.ndarray:
+    """How an attack's images fare at a budget; what exceeds it stays the clean image."""
+    correct = np.asarray(row["correct"])
+    if not np.isnan(row["epsilon"]):
+        return correct
+    small = np.asarray(row["norms"]) <= epsilon
+    return np.where(small, correct, row["clean"])
+
+
+def _of(row: dict[str, Any]) -> tuple[float, float, float]:
+    return row["mean"], row["low"], row["high"]
+
+
+def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.to_dict("records")
+
+
+def _json(config: Any) -> str:
+    return config if isinstance(config, str) else json.dumps(config)
+
+
+def _points(axes, places, points, label, colour) -> None:
+    mean, low, high = 100 * np.array(points, dtype=float).T
+    axes.errorbar(
+        places, mean, yerr=[mean - low, high - mean], label=label, color=colour, marker="o",
+        markersize=3, linewidth=1.3, elinewidth=0.8, capsize=1.5,
+    )  # fmt: skip
+
+
+def _picture(axes, image, title, colour) -> None:
+    image = np.asarray(image, dtype=np.uint8)
+    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, color=colour, fontsize="x-small", loc="center")
+
+
+def _budget(norm: str, epsilon: float) -> str:
+    return f"{255 * epsilon:.3g}/255" if norm == "linf" and epsilon else f"{epsilon:g}"
+
+
+def _percent(interval: tuple[float, float, float]) -> str:
+    mean, low, high = (100 * value for value in interval)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _points_text(interval: tuple[float, float, float]) -> str:
+    mean, low, high = (100 * value for value in interval)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _of_what(table: pd.DataFrame) -> str:
+    return joined(table["dataset"])
+
+
+def _interval(table: pd.DataFrame) -> str:
+    many = table["seed"].nunique() > 1
+    return f"95 % intervals over images{' and seeds' if many else ''}"

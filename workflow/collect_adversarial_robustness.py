@@ -1,0 +1,66 @@
+"""Collect the records of the robustness experiment into its table, figures and summary."""
+
+import pandas as pd
+from collecting import arguments, opening, provenance, read
+
+from rapa_lib._files import whole_file
+from rapa_lib.adversarial_robustness import robustness_table
+from rapa_lib.figures import save_figure
+from rapa_lib.figures.robustness import (
+    draws_figure,
+    examples_figure,
+    robustness_answer,
+    robustness_figure,
+    robustness_summary,
+)
+from rapa_lib.records import write_table
+
+ORDER = ["tiling", "n_tiles", "tile_init", "pooling", "tile_lr_power", "seed"]
+BY_IMAGE = ["correct", "clean", "norms"]  # in the records; a table has their means
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    records = sorted(read(options.runs), key=lambda record: [str(record[name]) for name in ORDER])
+    table = robustness_table(records)
+    table["config"] = [record["config"] for record in records for _ in record["rows"]]
+    stem = options.results / "adversarial_robustness"
+    write_table(stem.with_suffix(".csv"), table.drop(columns=[*BY_IMAGE, "config"]))
+    save_figure(robustness_figure(table), stem)
+    save_figure(draws_figure(table), f"{stem}_draws")
+    save_figure(examples_figure(records), f"{stem}_examples")
+    noise = pd.DataFrame(
+        {"tiling": record["tiling"], "seed": record["seed"], **record["noise"]}
+        for record in records
+        if record["noise"]
+    )
+    attacked = records[0]["measurement"]
+    lines = [
+        *opening(options.description, options.missing, len(records)),
+        robustness_answer(table, records),
+        "",
+        "Robust accuracy in percent, with 95 % intervals over images and seeds: the mean share of "
+        f"{attacked['judge_draws']} fresh draws that classify the perturbed images correctly, "
+        f"{attacked['images']} test images, by the attack that leaves least (in brackets). Below: "
+        "the median perturbation that misleads most draws, by seed.",
+        "",
+        robustness_summary(table).set_index("network").T.to_markdown(disable_numparse=True),
+        "",
+        "Noise that fresh lots make on the outputs of each layer, relative to these:",
+        "",
+        noise.round(2).to_markdown(index=False) if len(noise) else "None draws lots.",
+        "",
+        "![robust accuracy against ε](adversarial_robustness.png)",
+        "",
+        "![robust accuracy against the number of draws](adversarial_robustness_draws.png)",
+        "",
+        "![perturbed images and answers](adversarial_robustness_examples.png)",
+        "",
+        *provenance(pd.DataFrame(records)),
+    ]
+    with whole_file(stem.with_suffix(".md")) as part:
+        part.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
