@@ -151,8 +151,8 @@ def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
         focus = _budget("linf", records[0]["measurement"]["focus"])
         set_title(
             figure,
-            f"{_of_what(table)}: projected gradient descent, ε {focus} (L∞); answers of most draws, "
-            "in brackets the share of fresh draws that are right",
+            f"{_of_what(table)}: projected gradient descent, ε {focus} (L∞); answers of most "
+            "draws, in brackets the share of fresh draws that are right",
         )
     return figure
 
