@@ -252,7 +252,7 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
 
 
 def test_the_end_says_where_the_tables_are(smoke):
-    assert "smoke: 5 of 5 runs are in" in smoke.done.stdout
+    assert "smoke: 6 of 6 runs are in" in smoke.done.stdout
     for experiment in TABLES:
         assert f"{smoke.folder / experiment}.md\n" in smoke.done.stdout
     assert "FAILED" not in smoke.done.stdout
@@ -309,13 +309,45 @@ def test_the_summary_of_filter_similarity_answers_from_its_tables(smoke):
         assert (smoke.folder / image).exists()
 
 
+def test_the_table_of_adversarial_robustness_is_its_record(smoke):
+    (run,) = smoke.study.runs["adversarial_robustness"]
+    folder = smoke.folder / "runs/adversarial_robustness" / run.name
+    kept = {"adversarial_robustness.ipynb", "log.txt", "record.json"}
+    assert {path.name for path in folder.iterdir()} == kept
+    record = json.loads((folder / "record.json").read_text())
+    table = rows(smoke.folder / "adversarial_robustness.csv")
+    assert {row["level"] for row in table} == {"published", "adaptive", "gradient_free"}
+    for row, entry in zip(table, record["rows"], strict=True):
+        told = {k: v for k, v in entry.items() if k not in ("correct", "clean", "norms")}
+        assert {k: row[k] for k in told} == {
+            k: "" if v is None else str(v) for k, v in told.items()
+        }
+        assert (row["run"], row["tiling"]) == (run.name, "random")
+    text = (smoke.folder / "adversarial_robustness.md").read_text()
+    clean = 100 * record["rows"][0]["clean_accuracy"]
+    assert f"- `random`: clean {clean:.1f} [" in text
+    for image in re.findall(r"\]\((.*?)\)", text):
+        assert (smoke.folder / image).exists()
+
+
+def test_attacks_are_transferred_from_the_runs_that_differ_in_their_seed_alone():
+    study = load_study(ROOT / "config/quick.yaml")
+    trained = {run.name: run.parameters for run in study.runs["accuracy"]}
+    attacked = study.runs["adversarial_robustness"]
+    assert len(attacked) == 6
+    for run in attacked:
+        (copy,) = run.copies
+        assert trained[copy] == trained[run.network] | {"seed": 1}
+    assert all(run.copies == () for run in study.runs["fault_tolerance"])
+
+
 def test_a_finished_study_is_not_run_again(house, smoke):
     before = mtimes(smoke.folder)
     began = time.monotonic()
     done = execute(house, *command("config/smoke.yaml", smoke.results))
     assert time.monotonic() - began < 60
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "smoke: 5 of 5 runs are in" in done.stdout
+    assert "smoke: 6 of 6 runs are in" in done.stdout
     assert mtimes(smoke.folder) == before
 
 
@@ -395,7 +427,7 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     path = smoke.folder / "runs/accuracy" / run.network / "network.pt"
     _, jobs = plan_without(path, house, finished)
     tables = {f"{experiment}_table": 1 for experiment in TABLES}
-    assert jobs == {"accuracy_run": 1, "further_run": 2} | tables
+    assert jobs == {"accuracy_run": 1, "further_run": 3} | tables
 
 
 # --- Kills and failures -----------------------------------------------------------------------

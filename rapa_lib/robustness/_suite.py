@@ -1,5 +1,6 @@
 """The attacks of each level of honesty, all of them foolbox's."""
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,8 @@ class Attack:
     def make(self) -> foolbox.attacks.base.Attack:
         """Make foolbox's attack."""
         kind = getattr(foolbox.attacks, self.kind, None)
-        if not (isinstance(kind, type) and issubclass(kind, foolbox.attacks.base.Attack)):
+        known = isinstance(kind, type) and issubclass(kind, foolbox.attacks.base.Attack)
+        if not known or inspect.isabstract(kind):
             raise ValueError(f"attack: foolbox {foolbox.__version__} has none called {self.kind!r}")
         return kind(**self.options)
 
@@ -115,6 +117,9 @@ def attack_suite(
     """
     check_choice("level", level, LEVELS)
     linf, l2 = check_epsilons("linf", linf), check_epsilons("l2", l2)
+    for name, value in (("linf", linf), ("l2", l2)):
+        if not value:
+            raise ValueError(f"{name}: got no budget, expected at least one")
     for name, value in (("steps", steps), ("query_steps", query_steps)):
         check_int(name, value, low=1)
     check_epsilons("focus", (focus,))
@@ -165,7 +170,7 @@ def attack_suite(
         # no alternative: foolbox 3.3.4 projects it by the norm of the image, not of the change.
         Attack(
             level, "DDN", "DDNAttack", "l2", "mean", (), draws,
-            {"steps": 2 * steps, "init_epsilon": l2[0] if l2 else 1.0},
+            {"steps": 2 * steps, "init_epsilon": l2[0]},
         ),
         Attack(level, "FMN", "LInfFMNAttack", "linf", "mean", (), draws, {"steps": 2 * steps}),
         Attack(level, *pgd, "mean", (UNBOUNDED["linf"],), draws, descent, purpose="unbounded"),
