@@ -7,13 +7,13 @@ import pytest
 
 from rapa_lib.adversarial_robustness import robustness_table
 from rapa_lib.figures import save_figure
+from rapa_lib.figures._under_attack import strongest
 from rapa_lib.figures.robustness import (
     draws_figure,
     examples_figure,
     robustness_answer,
     robustness_figure,
     robustness_summary,
-    strongest,
 )
 from rapa_lib.statistics import crossed_interval
 

@@ -1,6 +1,5 @@
 """The robustness experiment's figures and sentences: what attacks leave of the accuracy."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +13,22 @@ from rapa_lib.figures._style import (
     STYLE,
     UNKNOWN,
     WIDTH,
-    configuration_labels,
     joined,
     label_order,
     set_title,
 )
+from rapa_lib.figures._under_attack import (
+    at_focus,
+    clean_accuracy,
+    clean_correct,
+    interval_of,
+    over_images,
+    paired_difference,
+    row_dicts,
+    strongest,
+    with_labels,
+)
 from rapa_lib.robustness import LEVELS, NORMS
-from rapa_lib.statistics import crossed_interval, share_interval
 
 LEVEL_TITLES = {
     "published": "as published: one gradient",
@@ -157,50 +165,6 @@ def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def strongest(table: pd.DataFrame) -> pd.DataFrame:
-    """What is left at each level, norm and budget by the attack that leaves least.
-
-    A minimum-norm attack counts at every budget: its perturbation where that is small enough, the
-    clean image where it is not. An attack that was run on fewer images is compared by what it takes
-    from the clean accuracy of those.
-
-    Returns:
-        A row a configuration, level, norm and budget: ``label``, ``tiling``, ``level``, ``norm``,
-        ``epsilon``, ``attack``, ``mean``, ``low``, ``high`` (shares, not percent), ``correct``
-        (seeds, images), ``seeds``.
-    """
-    table = with_labels(table)
-    rows = table[table["purpose"] == "suite"]
-    found = []
-    for (label, level, norm), part in rows.groupby(["label", "level", "norm"], sort=False):
-        for epsilon in sorted(part["epsilon"].dropna().unique()):
-            left = []
-            for attack, its in part.groupby("attack", sort=False):
-                at_budget = its[its["epsilon"].isna() | (its["epsilon"] == epsilon)]
-                if len(at_budget):
-                    correct = np.array([_within(row, epsilon) for row in _dicts(at_budget)])
-                    taken = correct.mean() - np.mean(list(at_budget["clean"]))
-                    left.append((taken, attack, correct, tuple(at_budget["seed"])))
-            _, attack, correct, seeds = min(left, key=lambda entry: entry[0])
-            mean, low, high = share_over_images(correct)
-            found.append(
-                {
-                    "label": label,
-                    "tiling": part["tiling"].iloc[0],
-                    "level": level,
-                    "norm": norm,
-                    "epsilon": epsilon,
-                    "attack": attack,
-                    "mean": mean,
-                    "low": low,
-                    "high": high,
-                    "correct": correct,
-                    "seeds": seeds,
-                }
-            )
-    return pd.DataFrame(found)
-
-
 def robustness_summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a configuration: accuracy in percent, clean and under each level, and norms.
 
@@ -217,10 +181,10 @@ def robustness_summary(table: pd.DataFrame) -> pd.DataFrame:
             ["norm", "epsilon"], ascending=[False, True]
         )
         for level in LEVELS:
-            for part in _dicts(mine[mine["level"] == level]):
+            for part in row_dicts(mine[mine["level"] == level]):
                 name = f"{level.replace('_', '-')}, {NORMS[part['norm']]} "
                 name += _budget(part["norm"], part["epsilon"])
-                row[name] = f"{_percent(_of(part))} ({part['attack']})"
+                row[name] = f"{_percent(interval_of(part))} ({part['attack']})"
         for attack, part in own[own["epsilon"].isna()].groupby("attack", sort=False):
             norms = part["median_norm"].astype(float)
             scale = 255 if part["norm"].iloc[0] == "linf" else 1
@@ -246,8 +210,8 @@ def robustness_answer(table: pd.DataFrame, records: Sequence[dict[str, Any]]) ->
     for label in label_order(here):
         mine = here[here["label"] == label]
         said = ", ".join(
-            f"{part['level'].replace('_', '-')} {_percent(_of(part))} % ({part['attack']})"
-            for part in _dicts(mine)
+            f"{part['level'].replace('_', '-')} {_percent(interval_of(part))} % ({part['attack']})"
+            for part in row_dicts(mine)
         )
         clean = _percent(clean_accuracy(table, label))
         lines.append(f"- `{label.replace(chr(10), ', ')}`: clean {clean} %; {said}")
@@ -269,7 +233,7 @@ def _differences(here: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         if label in set(reference["label"]):
             continue
         said = []
-        clean = _paired(
+        clean = paired_difference(
             clean_correct(table, label), clean_correct(table, reference["label"].iloc[0])
         )
         if clean is not None:
@@ -278,9 +242,9 @@ def _differences(here: pd.DataFrame, table: pd.DataFrame) -> list[str]:
             pair = [
                 dict(zip(part["seeds"], part["correct"], strict=True))
                 for which in (here[here["label"] == label], reference)
-                for part in _dicts(which[which["level"] == level])
+                for part in row_dicts(which[which["level"] == level])
             ]
-            gap = _paired(*pair) if len(pair) == 2 else None
+            gap = paired_difference(*pair) if len(pair) == 2 else None
             if gap is not None:
                 said.append(f"{level.replace('_', '-')} {_points_text(gap)}")
                 verdict[label, level] = gap
@@ -325,75 +289,6 @@ def _warnings(records: Sequence[dict[str, Any]]) -> list[str]:
         "",
         *alarms,
     ]
-
-
-def with_labels(table: pd.DataFrame) -> pd.DataFrame:
-    table = table.reset_index(drop=True)
-    if "label" in table:
-        return table
-    if "config" in table:
-        table = table.assign(config=[_json(config) for config in table["config"]])
-    return table.assign(label=configuration_labels(table))
-
-
-def at_focus(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of projected gradient descent that differ in the number of draws alone."""
-    pgd = table[(table["attack"] == "PGD") & (table["norm"] == "linf")]
-    further = pgd[pgd["purpose"].isin(["draws", "restarts"])]
-    focus = further["epsilon"].iloc[0] if len(further) else np.nan
-    same = pgd["purpose"].isin(["draws", "suite"]) & (pgd["epsilon"] == focus)
-    return pgd[same].sort_values("draws", kind="stable")
-
-
-def over_images(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean and 95 % interval over the images and seeds of rows of one attack."""
-    return share_over_images(np.array(list(rows["correct"])))
-
-
-def share_over_images(correct: np.ndarray) -> tuple[float, float, float]:
-    """Mean of shares (seeds, images) with an interval that never collapses at 0 or 1."""
-    mean, low, high = crossed_interval(correct)
-    floor, ceiling = share_interval(correct.mean(0))
-    return mean, max(0.0, min(low, floor)), min(1.0, max(high, ceiling))
-
-
-def clean_correct(table: pd.DataFrame, label: str) -> dict[int, list[float]]:
-    """By seed, the share of draws in which each clean image is right; of the most images."""
-    rows = with_labels(table)
-    rows = rows[rows["label"] == label].sort_values("n_images", ascending=False, kind="stable")
-    return {row["seed"]: row["clean"] for row in _dicts(rows.drop_duplicates("seed"))}
-
-
-def clean_accuracy(table: pd.DataFrame, label: str) -> tuple[float, float, float]:
-    return share_over_images(np.array(list(clean_correct(table, label).values())))
-
-
-def _paired(mine: dict, others: dict) -> tuple[float, float, float] | None:
-    seeds = sorted(set(mine) & set(others))
-    if not seeds or any(len(mine[s]) != len(others[s]) for s in seeds):
-        return None
-    return crossed_interval([np.subtract(mine[s], others[s]) for s in seeds])
-
-
-def _within(row: dict[str, Any], epsilon: float) -> np.ndarray:
-    """How an attack's images fare at a budget; what exceeds it stays the clean image."""
-    correct = np.asarray(row["correct"])
-    if not np.isnan(row["epsilon"]):
-        return correct
-    small = np.asarray(row["norms"]) <= epsilon
-    return np.where(small, correct, row["clean"])
-
-
-def _of(row: dict[str, Any]) -> tuple[float, float, float]:
-    return row["mean"], row["low"], row["high"]
-
-
-def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return table.to_dict("records")
-
-
-def _json(config: Any) -> str:
-    return config if isinstance(config, str) else json.dumps(config)
 
 
 def _points(axes, places, points, label, colour) -> None:
