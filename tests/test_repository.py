@@ -24,6 +24,7 @@ _tiled_conv
 _patch_conv
 conv perforated
 _broken_tiles convert models
+analog
 faults training
 _linearisation evaluation records repair runtime similarity statistics
 regularization
@@ -139,7 +140,8 @@ def test_docstring_examples_run():
     import rapa_lib
 
     examples = doctest.DocTestFinder().find(rapa_lib.RapaConv2d, globs=vars(rapa_lib).copy())
-    examples += doctest.DocTestFinder().find(rapa_lib.PerforatedConv2d, globs=vars(rapa_lib).copy())
+    for documented in (rapa_lib.PerforatedConv2d, rapa_lib.AnalogTileArray, rapa_lib.TileConfig):
+        examples += doctest.DocTestFinder().find(documented, globs=vars(rapa_lib).copy())
     n_examples = 0
     for example in examples:
         example.globs["torch"] = torch
