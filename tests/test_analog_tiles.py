@@ -152,7 +152,7 @@ def test_whole_batches_move_weights_as_single_pulses_do(kind, method):
 
 
 def test_exact_pulses_keep_the_correlations_of_a_row():
-    """Devices of a row share its train, so their counts are correlated; in ``fast`` they are not."""
+    """Devices of a row share its train: their counts are correlated, but not in ``fast``."""
     torch.manual_seed(0)
     device = ConstantStepDevice(dw_min_std=0, dw_min_dtod=0, up_down_dtod=0)
     x, d = torch.ones(1, 7), torch.tensor([[0.05, 0.1, 0.2, 0.3, 1.0]])
@@ -269,7 +269,7 @@ def test_bad_types_are_named():
     tiles = array()
     with pytest.raises(TypeError, match=r"x: got torch.float32, but the weights are torch.float64"):
         tiles(torch.ones(4, 7))
-    with pytest.raises(TypeError, match="groups: got torch.float32, expected torch.int64"):
+    with pytest.raises(TypeError, match=r"groups: got torch.float32, expected torch.int64"):
         tiles(torch.ones(4, 7).double(), torch.ones(4))
     with pytest.raises(TypeError, match="config: got 'ideal', expected a TileConfig"):
         AnalogTileArray(1, 2, 3, "ideal")

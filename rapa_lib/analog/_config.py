@@ -23,7 +23,7 @@ def resolution(bits: int) -> float:
     Raises:
         ValueError: if bits is below 2: a converter needs a level on either side of zero.
     """
-    return 1 / (2 ** check_int("bits", bits, low=2, high=32) - 2)
+    return 1 / (2 ** check_int("bits", bits, low=2, high=20) - 2)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rapa_lib._checks import check_int, check_real
 from rapa_lib._gathered import Blocks
 from rapa_lib._geometry import Geometry, pixels_of
-from rapa_lib.analog import _products
+from rapa_lib.analog import _compiled, _products
 from rapa_lib.analog._config import IdealDevice, TileConfig
 from rapa_lib.analog._devices import (
     CrossPoints,
@@ -24,6 +24,8 @@ from rapa_lib.analog._pulses import METHODS, Counts, Trains
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 # Tiles whose devices are moved at once: a dozen tensors of their size exist meanwhile.
 _MOVE_BYTES = 2 * 2**20
+# Trains of errors that the compiled update holds at once.
+_TRAINS_BYTES = 64 * 2**20
 
 
 class AnalogTileArray(nn.Module):
@@ -199,7 +201,8 @@ class AnalogTileArray(nn.Module):
         self, x: Tensor, assignment: Tensor, geometry: Geometry, bias: Tensor | None = None
     ) -> Tensor:
         """:meth:`forward` of the patches of images; a bias (T, M) is added digitally."""
-        return _products.forward(
+        path = _compiled if _compiled.serves(x) else _products
+        return path.forward(
             x, self.matrices.detach(), bias, assignment, geometry, self.config.forward
         )
 
@@ -207,7 +210,8 @@ class AnalogTileArray(nn.Module):
         self, d: Tensor, assignment: Tensor, input_size: tuple[int, int], geometry: Geometry
     ) -> Tensor:
         """:meth:`backward` of the patches of images, added up where they overlap."""
-        return _products.backward(
+        path = _compiled if _compiled.serves(d) else _products
+        return path.backward(
             d, self.matrices.detach(), assignment, input_size, geometry, self.config.backward
         )
 
@@ -222,26 +226,44 @@ class AnalogTileArray(nn.Module):
         if self.is_ideal:
             raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
         update, device = self.config.update, self.config.device
-        make = (lr, device.dw_min, update)
         if update.method == "sequential":
-            self._update_sequentially(x, d, assignment, geometry, make)
+            self._update_sequentially(x, d, assignment, geometry, lr)
             return
+        compiled = _compiled.serves_update(x, update)
         section = math.ceil(len(x) / n_sections(device))
+        if compiled:
+            section = min(section, max(1, _TRAINS_BYTES // (4 * d[0].numel())))
         for begin in range(0, len(x), section):
-            images = slice(begin, begin + section)
-            sums = METHODS[update.method](self.matrices)
-            for chunk in _products.chunks(assignment[images], self.matrices):
-                some = slice(begin + chunk.start, begin + chunk.stop)
-                blocks = Blocks.of(assignment[some], self.n_tiles)
-                rows = _products.patch_rows(geometry, x[some], blocks)
-                errors = blocks.take(pixels_of(d[some]).flatten(0, 2))
-                sums.add(Trains.of(rows, errors, *make), blocks.tile)
-            self._move(sums.counts())
+            some = slice(begin, begin + section)
+            parts = (x[some], d[some], assignment[some], geometry)
+            if not compiled:
+                self._move(self._count(*parts, lr))
+                continue
+            ours = (*parts[:2], self.matrices.data, *parts[2:], (update, device, lr))
+            if n_sections(device) == 1:
+                _compiled.update(*ours, self._points_of_matrices())
+            else:
+                self._move(_compiled.count(*ours))
+
+    def _count(self, x, d, assignment, geometry, lr: float) -> Counts:
+        """Count the pulses of some images, a few of them at a time."""
+        sums = METHODS[self.config.update.method](self.matrices.data)
+        for chunk in _products.chunks(assignment, self.matrices):
+            blocks = Blocks.of(assignment[chunk], self.n_tiles)
+            rows = _products.patch_rows(geometry, x[chunk], blocks)
+            errors = blocks.take(pixels_of(d[chunk]).flatten(0, 2))
+            trains = Trains.of(rows, errors, lr, self.config.device.dw_min, self.config.update)
+            sums.add(trains, blocks.tile)
+        return sums.counts()
+
+    def _points_of_matrices(self) -> CrossPoints:
+        """The devices' parameters as the products take weights, (T, K, M), without a copy."""
+        return CrossPoints(*(p.transpose(1, 2) for p in self.points()))
 
     def _move(self, counts: Counts) -> None:
         size = self.in_features * self.out_features * self.weight.element_size()
         step = max(1, _MOVE_BYTES // size)
-        points = [p.transpose(1, 2) for p in self.points()]
+        points = self._points_of_matrices()
         for begin in range(0, self.n_tiles, step):
             part = slice(begin, begin + step)
             move(
@@ -251,8 +273,9 @@ class AnalogTileArray(nn.Module):
                 self.config.device,
             )
 
-    def _update_sequentially(self, x, d, assignment, geometry, make) -> None:
-        points = CrossPoints(*(p.transpose(1, 2) for p in self.points()))
+    def _update_sequentially(self, x, d, assignment, geometry, lr: float) -> None:
+        points = self._points_of_matrices()
+        make = (lr, self.config.device.dw_min, self.config.update)
         tile = assignment.flatten()
         # The n-th patch of every tile that has so many, for n = 0, 1, …
         order = tile.argsort(stable=True)
