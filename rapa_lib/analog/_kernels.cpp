@@ -43,6 +43,7 @@ inline Floats clamp(Floats v, float bound) {
     v = select(v > bound, v - v + bound, v);
     return select(v < -bound, v - v - bound, v);
 }
+inline Floats positive(Floats v) { return select(v > 0, v, v - v); }
 // To the nearest whole number, for less than 2²² of them.
 inline Floats nearest(Floats v) { return (v + 12582912.0f) - 12582912.0f; }
 inline bool any(Ints v) {
@@ -421,24 +422,23 @@ Words fire(Random& random, Floats probability, uint32_t slots) {
     return (word | -((p >> 16) & 1)) & ((1u << slots) - 1);
 }
 
-// A stretch of numbers as trains (exact) or as signed probabilities (fast).
-void encode(Random& random, const float* numbers, int64_t n, float scale, uint32_t slots, bool fast,
-            float* out) {
-    for (int64_t k = 0; k < n; k += WIDTH) {
-        Floats v = load(numbers + k);
-        if (n - k < WIDTH)
-            for (int64_t j = n - k; j < WIDTH; j++) v[j] = 0;
+// A stretch of numbers as trains, the k-th of a patch.
+void encode(const Pulses& p, int64_t patch, int64_t k, const float* numbers, int64_t n, float scale,
+            uint32_t slots, float* out) {
+    Random random(p.seed, patch, k);
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        Floats v = load(numbers + i);
+        for (int64_t j = n; j < i + WIDTH; j++) v[j - i] = 0;
         v = clamp(v * scale, 1);
-        if (!fast) {
-            const Words word = any(v != 0) ? fire(random, magnitude(v), slots) : Words{};
-            v = floats_of(word | (bits_of(v) & 0x80000000u));
-        }
-        if (n - k < WIDTH)
-            std::memcpy(out + k, &v, (n - k) * sizeof(float));
-        else
-            store(out + k, v);
+        const Words word = any(v != 0) ? fire(random, magnitude(v), slots) : Words{};
+        v = floats_of(word | (bits_of(v) & 0x80000000u));
+        std::memcpy(out + i, &v, std::min<int64_t>(WIDTH, n - i) * sizeof(float));
     }
 }
+
+// Between the numbers of neighbouring inputs: not a power of two, whose lines would share a place in
+// the cache.
+constexpr int XS = BLOCK + 16;
 
 // Sums over patches for `V` vectors of outputs and one input: exact, numbers of pulses up and down.
 template <int V>
@@ -463,32 +463,35 @@ void count(int64_t n, const float* x, const float* d, int64_t stride, float* up,
     }
 }
 
-// The same for fast: sums of BL·p signed, unsigned, and of BL·p².
-template <int V>
-void add_means(int64_t n, const float* x, const float* slots, const float* d, int64_t stride,
-               float* signed_sum, float* sum, float* squares) {
-    Floats s[V], t[V], q[V];
-    for (int v = 0; v < V; v++) {
-        s[v] = load(signed_sum + v * WIDTH);
-        t[v] = load(sum + v * WIDTH);
-        q[v] = load(squares + v * WIDTH);
-    }
-    for (int64_t p = 0; p < n; p++, d += stride) {
-        const float xp = x[p], mean = xp * slots[p], size = std::abs(mean), square = mean * xp;
-        if (xp == 0) continue;
+// The same for fast and K inputs: sums of BL·p signed, unsigned, and of BL·p². A patch's numbers d
+// are followed by their magnitudes and their squares; so are the BL·p_x of x, in XS apart.
+template <int K>
+void add_means(int64_t n, const float* x, const float* d, int64_t width, float* const* sums) {
+    Floats sum[3][K][VECTORS];
+#pragma GCC unroll 3
+    for (int part = 0; part < 3; part++)
+#pragma GCC unroll 4
+        for (int k = 0; k < K; k++)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; v++) {
-            const Floats other = load(d + v * WIDTH);
-            s[v] += mean * other;
-            t[v] += size * magnitude(other);
-            q[v] += square * (other * other);
-        }
-    }
-    for (int v = 0; v < V; v++) {
-        store(signed_sum + v * WIDTH, s[v]);
-        store(sum + v * WIDTH, t[v]);
-        store(squares + v * WIDTH, q[v]);
-    }
+            for (int v = 0; v < VECTORS; v++)
+                sum[part][k][v] = load(sums[part] + k * width + v * WIDTH);
+    for (int64_t p = 0; p < n; p++, d += 3 * width)
+#pragma GCC unroll 3
+        for (int part = 0; part < 3; part++)
+#pragma GCC unroll 4
+            for (int k = 0; k < K; k++) {
+                const float number = x[(k * 3 + part) * XS + p];
+#pragma GCC unroll 2
+                for (int v = 0; v < VECTORS; v++)
+                    sum[part][k][v] += number * load(d + part * width + v * WIDTH);
+            }
+#pragma GCC unroll 3
+    for (int part = 0; part < 3; part++)
+#pragma GCC unroll 4
+        for (int k = 0; k < K; k++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++)
+                store(sums[part] + k * width + v * WIDTH, sum[part][k][v]);
 }
 
 // The devices of a layer, or where to put the counts of those that PyTorch moves.
@@ -529,8 +532,8 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
                    const int64_t* assignment, const Devices& devices, float* ups, float* downs) {
     const Plan<float> plan(l);
     const int64_t outputs = l.out_channels, width = plan.out_padded, length = plan.length;
-    const int64_t total = l.batch * plan.n_patches;
-    std::vector<float> images(l.batch * plan.image_size + WIDTH), trains(total * width);
+    const int64_t total = l.batch * plan.n_patches, kinds = p.fast ? 3 : 1;
+    std::vector<float> images(l.batch * plan.image_size + WIDTH), trains(total * kinds * width);
     std::vector<Train> train(total);
     Sorted sorted;
     sorted.sort(l, assignment, 0, l.batch);
@@ -547,10 +550,19 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
                 const float d_max = largest(grad + j * outputs, outputs);
                 finite = finite && x_max < INFINITY && d_max < INFINITY;
                 train[j] = train_of(p, x_max, d_max);
-                Random random(p.seed, j, 0);
-                std::copy_n(grad + j * outputs, outputs, trains.data() + j * width);
-                encode(random, trains.data() + j * width, outputs, train[j].d_scale, train[j].slots,
-                       p.fast, trains.data() + j * width);
+                float* to = trains.data() + j * kinds * width;
+                if (!p.fast) {
+                    std::copy_n(grad + j * outputs, outputs, to);
+                    encode(p, j, 0, to, outputs, train[j].d_scale, train[j].slots, to);
+                    continue;
+                }
+                for (int64_t o = 0; o < outputs; o++) {
+                    const float v = grad[j * outputs + o] * train[j].d_scale;
+                    const float probability = v > 1 ? 1 : v < -1 ? -1 : v;
+                    to[o] = probability;
+                    to[width + o] = std::abs(probability);
+                    to[2 * width + o] = probability * probability;
+                }
             }
         }
     }
@@ -558,7 +570,7 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
     const int64_t size = length * width;
 #pragma omp parallel num_threads(l.threads)
     {
-        std::vector<float> d(BLOCK * width), xs(BLOCK * length), row(length + WIDTH), slots(BLOCK);
+        std::vector<float> d(kinds * BLOCK * width), xs(kinds * length * XS), row(length + WIDTH);
         std::vector<float> up(size), down(size), squares(size), flat(3 * (length * outputs + WIDTH));
 #pragma omp for schedule(dynamic) collapse(2)
         for (int64_t t = 0; t < l.n_tiles; t++)
@@ -571,37 +583,55 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
                     for (int64_t j = i; j < std::min<int64_t>(i + BLOCK, end); j++) {
                         const int64_t id = sorted.ids[j];
                         if (!train[id].slots) continue;
-                        Random random(p.seed, id, s + 1);
-                        encode(random, plan.patch(images.data(), id) + plan.stretches[s], length,
-                               train[id].x_scale, train[id].slots, p.fast, row.data());
-                        for (int64_t k = 0; k < length; k++) xs[k * BLOCK + n] = row[k];
-                        std::copy_n(trains.data() + id * width, width, d.data() + n * width);
-                        slots[n++] = train[id].slots;
-                    }
-                    for (int64_t k = 0; k < length; k++)
-                        for (int64_t o = 0; o < width; o += COLUMNS<float>) {
-                            const int64_t at = k * width + o;
-                            if (p.fast)
-                                add_means<VECTORS>(n, xs.data() + k * BLOCK, slots.data(),
-                                                   d.data() + o, width, up.data() + at,
-                                                   down.data() + at, squares.data() + at);
-                            else
-                                count<VECTORS>(n, xs.data() + k * BLOCK, d.data() + o, width,
-                                               up.data() + at, down.data() + at);
+                        const float* from = plan.patch(images.data(), id) + plan.stretches[s];
+                        std::copy_n(trains.data() + id * kinds * width, kinds * width,
+                                    d.data() + n * kinds * width);
+                        if (p.fast) {
+                            const float slots = train[id].slots, scale = train[id].x_scale;
+                            for (int64_t k = 0; k < length; k++) {
+                                const float v = from[k] * scale;
+                                const float x = v > 1 ? 1 : v < -1 ? -1 : v, mean = x * slots;
+                                float* to = xs.data() + 3 * k * XS + n;
+                                to[0] = mean, to[XS] = std::abs(mean), to[2 * XS] = mean * x;
+                            }
+                        } else {
+                            encode(p, id, s + 1, from, length, train[id].x_scale, train[id].slots,
+                                   row.data());
+                            for (int64_t k = 0; k < length; k++) xs[k * XS + n] = row[k];
                         }
+                        n++;
+                    }
+                    for (int64_t o = 0; o < width; o += COLUMNS<float>) {
+                        int64_t k = 0;
+                        auto means = [&]<int K>() {
+                            const int64_t at = k * width + o;
+                            float* const sums[] = {up.data() + at, down.data() + at,
+                                                   squares.data() + at};
+                            add_means<K>(n, xs.data() + 3 * k * XS, d.data() + o, width, sums);
+                            k += K;
+                        };
+                        while (p.fast && k + 4 <= length) means.template operator()<4>();
+                        while (p.fast && k < length) means.template operator()<1>();
+                        for (; k < length; k++)
+                            count<VECTORS>(n, xs.data() + k * XS, d.data() + o, width,
+                                           up.data() + k * width + o, down.data() + k * width + o);
+                    }
                 }
+                if (p.fast)
+                    for (int64_t k = 0; k < size; k += WIDTH) {
+                        const Floats sum = load(down.data() + k), half = load(up.data() + k) * 0.5f;
+                        const Floats share = 1 - load(squares.data() + k) / (sum + 1e-30f);
+                        store(up.data() + k, positive(sum * 0.5f - half));
+                        store(down.data() + k, positive(sum * 0.5f + half));
+                        store(squares.data() + k, positive(share));
+                    }
                 float *u = flat.data(), *v = u + length * outputs + WIDTH,
                       *share = v + length * outputs + WIDTH;
-                for (int64_t k = 0; k < length; k++)
-                    for (int64_t o = 0; o < outputs; o++) {
-                        const int64_t from = k * width + o, to = k * outputs + o;
-                        u[to] = up[from], v[to] = down[from];
-                        if (!p.fast) continue;
-                        u[to] = std::max((down[from] - up[from]) / 2, 0.0f);
-                        v[to] = std::max((down[from] + up[from]) / 2, 0.0f);
-                        share[to] = down[from] > 0
-                            ? std::clamp(1 - squares[from] / down[from], 0.0f, 1.0f) : 0;
-                    }
+                for (int64_t k = 0; k < length; k++) {
+                    std::copy_n(up.data() + k * width, outputs, u + k * outputs);
+                    std::copy_n(down.data() + k * width, outputs, v + k * outputs);
+                    if (p.fast) std::copy_n(squares.data() + k * width, outputs, share + k * outputs);
+                }
                 const int64_t n = length * outputs, at = (t * plan.n_stretches + s) * n;
                 for (float* tail : {u, v, share}) std::fill_n(tail + n, WIDTH, 0.0f);
                 if (ups) {
