@@ -151,30 +151,33 @@ def _call(product: str, layer: _Layer, *tensors: Tensor | None) -> None:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    """Load the compiled products, compiling them if need be; None where that is not possible."""
+def _library(source: Path = _SOURCE) -> ctypes.CDLL | None:
+    """Load compiled products, compiling them if need be; None where that is not possible.
+
+    Another source than this module's may include it.
+    """
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         log.warning("no C++ compiler is here: tiled convolutions run in PyTorch alone, slower")
         return None
     try:
-        path = _cache_folder() / _file_name(compiler)
+        path = _cache_folder() / _file_name(compiler, source)
         try:
             return ctypes.CDLL(str(path))
         except OSError:  # not there yet, or damaged
-            return _build(compiler, path)
+            return _build(compiler, source, path)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         log.warning("tiled convolutions run in PyTorch alone, slower: compiling failed: %s", reason)
         return None
 
 
-def _build(compiler: str, path: Path) -> ctypes.CDLL:
+def _build(compiler: str, source: Path, path: Path) -> ctypes.CDLL:
     """Compile the products and load them; keep them at ``path`` if that can be written."""
     with tempfile.TemporaryDirectory(prefix="rapa_lib-") as folder:
         built = Path(folder) / path.name
         subprocess.run(
-            [compiler, *_FLAGS, "-o", str(built), str(_SOURCE)],
+            [compiler, *_FLAGS, "-o", str(built), str(source)],
             capture_output=True, check=True, text=True, timeout=300,
         )  # fmt: skip
         try:
@@ -186,10 +189,11 @@ def _build(compiler: str, path: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(built))
 
 
-def _file_name(compiler: str) -> str:
-    """A name that tells source, flags, compiler and CPU."""
+def _file_name(compiler: str, source: Path) -> str:
+    """A name that tells sources, flags, compiler and CPU."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    parts = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, _cpu())
+    sources = b"".join(path.read_bytes() for path in {_SOURCE: 0, source: 0})
+    parts = (sources, " ".join(_FLAGS).encode(), version, _cpu())
     return f"kernels-{hashlib.sha256(bytes(0).join(parts)).hexdigest()[:16]}.so"
 
 

@@ -24,6 +24,7 @@ _tiled_conv
 _patch_conv
 conv noisy perforated
 _broken_tiles convert models
+analog
 faults training
 _linearisation evaluation records repair runtime similarity statistics
 regularization robustness
@@ -138,9 +139,12 @@ def test_docstring_examples_run():
 
     import rapa_lib
 
-    layers = (rapa_lib.RapaConv2d, rapa_lib.PerforatedConv2d, rapa_lib.NoisyConv2d)
+    documented = (
+        rapa_lib.RapaConv2d, rapa_lib.PerforatedConv2d, rapa_lib.NoisyConv2d,
+        rapa_lib.AnalogTileArray, rapa_lib.TileConfig,
+    )  # fmt: skip
     finder, n_examples = doctest.DocTestFinder(), 0
-    for example in (e for layer in layers for e in finder.find(layer, globs=vars(rapa_lib).copy())):
+    for example in (e for d in documented for e in finder.find(d, globs=vars(rapa_lib).copy())):
         example.globs["torch"] = torch
         result = doctest.DocTestRunner().run(example)
         assert result.failed == 0, example.name

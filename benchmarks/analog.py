@@ -1,0 +1,143 @@
+"""Speed of training steps on analog tiles, as ratios to the digital step on the machine it runs on.
+
+    python benchmarks/analog.py [--quick] [--output results/benchmarks]
+
+A step is forward, backward and update of the three convolutions of the study (3 → 32 at 32 × 32,
+32 → 32 at 16 × 16, 32 → 64 at 8 × 8, all 5 × 5) at batch 16; the first needs no gradient of its
+images. Every ratio is the median over pairs of steps, one right after the other: to ``Conv2d``
+with SGD in its better memory format, and to the digital layers of the same tiles. The spread is
+between the quartiles. Each goal is that of the project, to ``Conv2d``.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from conv import LAYERS, MANY, faster, machine, ratios
+from torch import nn
+
+from rapa_lib import AnalogRapaConv2d, AnalogSGD, RapaConv2d, TileConfig, rpu_baseline
+from rapa_lib._files import whole_file
+from rapa_lib.records import write_json
+
+ONE = (1, 1, 1)
+BATCH = 16
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--quick", action="store_true", help="fewer repeats")
+    arguments.add_argument("--output", type=Path, help="folder for analog.md and analog.json")
+    options = arguments.parse_args()
+    # The variable is there for the test that this program runs.
+    repeats = int(os.environ.get("RAPA_BENCHMARK_REPEATS", 7 if options.quick else 31))
+    result = {
+        "machine": machine(torch.device("cpu")), "repeats": repeats, "rows": rows(repeats)
+    }  # fmt: skip
+    text = markdown(result)
+    print(text)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_json(options.output / "analog.json", result)
+        with whole_file(options.output / "analog.md") as part:
+            part.write_text(text)
+
+
+def rows(repeats: int) -> list[dict]:
+    plain = faster(
+        digital(ONE, memory_format) for memory_format in (torch.contiguous_format,
+                                                          torch.channels_last)
+    )  # fmt: skip
+    config = rpu_baseline()
+    found = []
+    for tiles, goals in ((ONE, (4, 20, 2.5)), (MANY, (6, 20, 2.5))):
+        same_tiles = digital(tiles)
+        kinds = {
+            "fast": replace(config, update=replace(config.update, method="fast")),
+            "exact": config,
+            "hardware-aware": config.hardware_aware(),
+        }
+        for (name, kind), goal in zip(kinds.items(), goals, strict=True):
+            work = analog(kind, tiles)
+            value, spread, milliseconds = ratios([plain], [work], repeats)
+            found.append(
+                {
+                    "work": f"{name}, tiles {tiles}",
+                    "goal": goal,
+                    "value": value,
+                    "spread": spread,
+                    "to_same_tiles": ratios([same_tiles], [work], repeats)[0],
+                    "ms": milliseconds,
+                }
+            )
+    return found
+
+
+def digital(tiles, memory_format=torch.channels_last) -> Callable[[], None]:
+    """Steps of digital layers; one tile a layer is ``Conv2d``."""
+    if tiles == ONE:
+        layers = [nn.Conv2d(i, o, 5, padding=2) for i, o, _ in LAYERS]
+    else:
+        layers = [
+            RapaConv2d(i, o, 5, padding=2, n_tiles=n)
+            for (i, o, _), n in zip(LAYERS, tiles, strict=True)
+        ]
+    network = nn.ModuleList(layers).to(memory_format=memory_format)
+    return steps(network, torch.optim.SGD(network.parameters(), lr=0.01), memory_format)
+
+
+def analog(config: TileConfig, tiles) -> Callable[[], None]:
+    """Steps of analog layers."""
+    network = nn.ModuleList(
+        AnalogRapaConv2d(i, o, 5, padding=2, n_tiles=n, config=config)
+        for (i, o, _), n in zip(LAYERS, tiles, strict=True)
+    )
+    return steps(network, AnalogSGD(network, lr=0.01), torch.channels_last)
+
+
+def steps(network, optimizer, memory_format) -> Callable[[], None]:
+    """Forward, backward and update of each layer, with inputs and errors of usual sizes."""
+    torch.manual_seed(0)
+    inputs, errors = [], []
+    for i, o, size in LAYERS:
+        x = torch.rand(BATCH, i, size, size).contiguous(memory_format=memory_format)
+        inputs.append(x.requires_grad_(i > 3))
+        d = 1e-3 * torch.randn(BATCH, o, size, size)
+        errors.append(d.contiguous(memory_format=memory_format))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for layer, x, d in zip(network, inputs, errors, strict=True):
+            x.grad = None
+            layer(x).backward(d)
+        optimizer.step()
+
+    return step
+
+
+def markdown(result: dict) -> str:
+    about = result["machine"]
+    lines = [
+        f"{about['cpu']}, {about['threads']} threads; PyTorch {about['torch_version']}; products: "
+        f"{about['products']}; commit {about['git_commit']}; {result['repeats']} interleaved "
+        "repeats.",
+        "",
+        "| analog training step | analog / Conv2d | quartiles | analog / same tiles | ms | goal "
+        "| met |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in result["rows"]:
+        low, high = r["spread"]
+        lines.append(
+            f"| {r['work']} | {r['value']:.2f} | {low:.2f} to {high:.2f} "
+            f"| {r['to_same_tiles']:.2f} | {r['ms']:.1f} | ≤ {r['goal']:g} "
+            f"| {'yes' if r['value'] <= r['goal'] else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

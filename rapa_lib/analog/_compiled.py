@@ -1,0 +1,164 @@
+"""The analog products and pulsed updates compiled for the CPU at hand: float32.
+
+``_kernels.cpp`` is compiled and kept as :mod:`rapa_lib._compiled` does it, which also says when it
+serves. Else :mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the work in
+PyTorch; both follow :func:`torch.manual_seed`, but draw other numbers.
+"""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rapa_lib import _compiled
+from rapa_lib._compiled import _layer, _rows
+from rapa_lib._geometry import Geometry, pixels_of
+from rapa_lib.analog._config import ConstantStepDevice, IOParameters, UpdateParameters
+from rapa_lib.analog._devices import CrossPoints
+from rapa_lib.analog._pulses import Counts
+
+_SOURCE = Path(__file__).with_name("_kernels.cpp")
+_MOST_SLOTS = 31  # a train is a word, less the sign
+
+
+class _Periphery(ctypes.Structure):
+    """``struct Periphery`` of the source."""
+
+    _fields_ = [
+        (name, ctypes.c_double)
+        for name in (
+            "inp_bound", "inp_step", "inp_noise", "out_bound", "out_step", "out_noise", "w_noise",
+            "bm_limit",
+        )
+    ] + [("abs_max", ctypes.c_int64), ("seed", ctypes.c_uint64)]  # fmt: skip
+
+    @classmethod
+    def of(cls, io: IOParameters) -> "_Periphery":
+        steps = (2 * io.inp_bound * io.inp_res, 2 * io.out_bound * io.out_res)
+        inp_step, out_step = (step if step == step else 0 for step in steps)  # inf · 0 is no step
+        return cls(
+            io.inp_bound, inp_step, io.inp_noise, io.out_bound, out_step, io.out_noise, io.w_noise,
+            io.bm_limit, io.noise_management == "abs_max", _seed(),
+        )  # fmt: skip
+
+
+class _Pulses(ctypes.Structure):
+    """``struct Pulses`` of the source."""
+
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("rate", "most", "dw_min_std")),
+        *((name, ctypes.c_int64) for name in ("update_management", "update_bl_management", "fast")),
+        ("seed", ctypes.c_uint64),
+    ]
+
+    @classmethod
+    def of(cls, update: UpdateParameters, device: ConstantStepDevice, lr: float) -> "_Pulses":
+        return cls(
+            lr / device.dw_min, update.desired_bl, device.dw_min_std,
+            update.update_management, update.update_bl_management, update.method == "fast",
+            _seed(),
+        )  # fmt: skip
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether the compiled products take tensors of this type and device."""
+    return (
+        tensor.dtype == torch.float32
+        and _compiled.serves(tensor, 1)
+        and _compiled._library(_SOURCE) is not None
+    )
+
+
+def serves_update(tensor: Tensor, update: UpdateParameters) -> bool:
+    """Whether the compiled pulses take this kind of update as well."""
+    return (
+        serves(tensor) and update.method in ("exact", "fast") and update.desired_bl <= _MOST_SLOTS
+    )
+
+
+def forward(
+    x: Tensor,
+    matrices: Tensor,
+    bias: Tensor | None,
+    assignment: Tensor,
+    geometry: Geometry,
+    io: IOParameters,
+) -> Tensor:
+    """See :func:`rapa_lib.analog._products.forward`."""
+    y = x.new_empty(len(x), *geometry.output, matrices.shape[2])
+    assignment = _rows(assignment)
+    bias = None if bias is None else bias.contiguous()
+    layer = _layer(x.shape, matrices.shape[2], len(matrices), assignment, geometry, x.stride())
+    _call("analog_forward", layer, _Periphery.of(io), x, matrices, bias, assignment, y)
+    return y.permute(0, 3, 1, 2)
+
+
+def backward(
+    grad: Tensor,
+    matrices: Tensor,
+    assignment: Tensor,
+    input_size: tuple[int, int],
+    geometry: Geometry,
+    io: IOParameters,
+) -> Tensor:
+    """See :func:`rapa_lib.analog._products.backward`."""
+    channels = matrices.shape[1] // (geometry.kernel[0] * geometry.kernel[1])
+    by_x = grad.new_empty(len(grad), *input_size, channels)
+    assignment = _rows(assignment)
+    size = (len(grad), channels, *input_size)
+    layer = _layer(size, matrices.shape[2], len(matrices), assignment, geometry)
+    _call("analog_backward", layer, _Periphery.of(io), pixels_of(grad), matrices, assignment, by_x)
+    return by_x.permute(0, 3, 1, 2)
+
+
+def update(
+    x: Tensor,
+    d: Tensor,
+    matrices: Tensor,
+    assignment: Tensor,
+    geometry: Geometry,
+    pulses: tuple[UpdateParameters, ConstantStepDevice, float],
+    points: CrossPoints,
+) -> None:
+    """Send the pulses of patches of x, errors d and a rate to devices with constant steps."""
+    assignment = _rows(assignment)
+    layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
+    where = (x, pixels_of(d), assignment)
+    _call("pulsed_update", layer, _Pulses.of(*pulses), *where, matrices, *points)
+
+
+def count(
+    x: Tensor,
+    d: Tensor,
+    matrices: Tensor,
+    assignment: Tensor,
+    geometry: Geometry,
+    pulses: tuple[UpdateParameters, ConstantStepDevice, float],
+) -> Counts:
+    """Count the same pulses, for any device."""
+    assignment = _rows(assignment)
+    layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
+    fast = pulses[0].method == "fast"
+    counts = [torch.zeros_like(matrices) for _ in range(4 if fast else 2)]
+    where = (x, pixels_of(d), assignment)
+    _call(
+        "count_pulses", layer, _Pulses.of(*pulses), *where,
+        *counts, *([] if fast else [None, None]),
+    )  # fmt: skip
+    return Counts(*counts)
+
+
+def _call(name: str, layer, parameters: ctypes.Structure, *tensors: Tensor | None) -> None:
+    function = getattr(_compiled._library(_SOURCE), f"rapa_{name}")
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    if not function(ctypes.byref(layer), ctypes.byref(parameters), *pointers):
+        raise ValueError(
+            f"{'error' if name == 'analog_backward' else 'input'}: got numbers that are not "
+            "finite, allowed: finite ones"
+        )
+
+
+def _seed() -> int:
+    """A seed from PyTorch's generator."""
+    return int(torch.randint(2**62, (), device="cpu"))

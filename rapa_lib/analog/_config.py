@@ -1,0 +1,334 @@
+"""What a tile is made of: periphery, pulses, devices. Names and defaults are aihwkit's.
+
+Sources of the model: Gokmen & Vlasov, Front. Neurosci. 10:333 (2016); Gokmen, Onen & Haensch,
+Front. Neurosci. 11:538 (2017); Rasch, Gokmen & Haensch, arXiv 1906.02698 (2019); the behaviour of
+IBM's aihwkit 1.2.0.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rapa_lib._checks import check_bool, check_choice, check_int, check_real
+
+NOISE_MANAGEMENTS = ("abs_max", "none")
+BOUND_MANAGEMENTS = ("iterative", "none")
+PULSE_METHODS = ("exact", "fast", "sequential")
+
+
+def resolution(bits: int) -> float:
+    """The ``inp_res`` or ``out_res`` of a converter with so many bits: 1 / (2^bits − 2).
+
+    Raises:
+        ValueError: if bits is below 2: a converter needs a level on either side of zero.
+    """
+    return 1 / (2 ** check_int("bits", bits, low=2, high=20) - 2)
+
+
+@dataclass(frozen=True)
+class IOParameters:
+    """The periphery of a product: converters, noise, and what keeps signals in their range.
+
+    Args:
+        inp_bound: range ± of the DAC; ``inf`` for none. Inputs are in units of the scale that
+            noise management chooses.
+        inp_res: step of the DAC as a share of its range (steps are 2 · inp_bound · inp_res), see
+            :func:`resolution`; 0 for none.
+        inp_noise: standard deviation of the noise of each input, after the DAC.
+        out_bound: range ± of the ADC, in units of weight × scaled input; ``inf`` for none.
+        out_res: step of the ADC as a share of its range; 0 for none.
+        out_noise: standard deviation of the noise of each output, before the ADC.
+        w_noise: standard deviation of the noise of each weight, new in every product.
+        noise_management: ``"abs_max"`` divides each vector by its largest magnitude; ``"none"``.
+        bound_management: ``"iterative"`` repeats the product of a vector, its input halved, as
+            long as an output exceeds its bound, until max_bm_factor, or until the input falls
+            below the DAC's resolution (a factor of 0.25 / inp_res); ``"none"``.
+        max_bm_factor: largest factor by which bound management divides.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    inp_bound: float = 1.0
+    inp_res: float = resolution(7)
+    inp_noise: float = 0.0
+    out_bound: float = 12.0
+    out_res: float = resolution(9)
+    out_noise: float = 0.06
+    w_noise: float = 0.0
+    noise_management: str = "abs_max"
+    bound_management: str = "iterative"
+    max_bm_factor: float = 1000.0
+
+    def __post_init__(self) -> None:
+        for name in ("inp", "out"):
+            if getattr(self, f"{name}_bound") != math.inf:
+                _set(self, f"{name}_bound", check_real, low=0, open_low=True)
+            _set(self, f"{name}_res", check_real, low=0, high=0.5)
+            _set(self, f"{name}_noise", check_real, low=0)
+            if getattr(self, f"{name}_bound") == math.inf and getattr(self, f"{name}_res"):
+                raise ValueError(
+                    f"{name}_res: got {getattr(self, f'{name}_res')}, allowed without a finite "
+                    f"{name}_bound: 0"
+                )
+        _set(self, "w_noise", check_real, low=0)
+        _set(self, "max_bm_factor", check_real, low=1)
+        check_choice("noise_management", self.noise_management, NOISE_MANAGEMENTS)
+        check_choice("bound_management", self.bound_management, BOUND_MANAGEMENTS)
+
+    @classmethod
+    def perfect(cls) -> "IOParameters":
+        """No converters, no noise, no bounds."""
+        return cls(
+            inp_bound=math.inf, inp_res=0, out_bound=math.inf, out_res=0, out_noise=0,
+            noise_management="none", bound_management="none",
+        )  # fmt: skip
+
+    @property
+    def is_perfect(self) -> bool:
+        """Whether a product is exact."""
+        return (
+            self.inp_bound == self.out_bound == math.inf
+            and not self.inp_res and not self.out_res and not self.is_noisy
+        )  # fmt: skip
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether two products of the same numbers differ."""
+        return self.inp_noise > 0 or self.out_noise > 0 or self.w_noise > 0
+
+    @property
+    def bm_limit(self) -> float:
+        """The largest factor of bound management; 1 where there is none."""
+        if self.bound_management == "none" or self.out_bound == math.inf:
+            return 1.0
+        return min(self.max_bm_factor, 0.25 / self.inp_res if self.inp_res else math.inf)
+
+
+@dataclass(frozen=True)
+class UpdateParameters:
+    """How an outer product becomes pulses.
+
+    Args:
+        desired_bl: slots in a pulse train; the most of them where the length is managed.
+        update_management: share the pulse probabilities between rows and columns so that their
+            largest are equal.
+        update_bl_management: use no more slots than the largest product needs.
+        method: ``"exact"`` draws every pulse and counts coincidences; ``"fast"`` draws counts of
+            the same mean and variance, independent of each other; ``"sequential"`` is the
+            definition, one patch and one slot after another, slow.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    desired_bl: int = 31
+    update_management: bool = True
+    update_bl_management: bool = True
+    method: str = "exact"
+
+    def __post_init__(self) -> None:
+        _set(self, "desired_bl", check_int, low=1, high=1000)
+        check_bool("update_management", self.update_management)
+        check_bool("update_bl_management", self.update_bl_management)
+        check_choice("method", self.method, PULSE_METHODS)
+
+
+@dataclass(frozen=True)
+class IdealDevice:
+    """Weights that an ordinary optimizer sets exactly: no pulses, no bounds, no spread."""
+
+
+@dataclass(frozen=True)
+class ConstantStepDevice:
+    """A device whose step does not depend on its weight.
+
+    Device-to-device spreads are drawn once a cross-point: a step of dw_min · |1 ± β + dw_min_dtod
+    · ξ| up (+) or down (−) with β = up_down + up_down_dtod · ξ′, bounds w_max · |1 + w_max_dtod ·
+    ξ″| and w_min alike.
+
+    Args:
+        dw_min: mean step of a pulse.
+        dw_min_dtod: spread of the step over devices, a share of its mean.
+        dw_min_std: spread of the step from pulse to pulse (cycle to cycle), a share of it.
+        w_max, w_min: mean upper and lower bound.
+        w_max_dtod, w_min_dtod: their spreads over devices, shares.
+        up_down: asymmetry β between steps up and down.
+        up_down_dtod: its spread over devices.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    dw_min: float = 0.001
+    dw_min_dtod: float = 0.3
+    dw_min_std: float = 0.3
+    w_max: float = 0.6
+    w_max_dtod: float = 0.3
+    w_min: float = -0.6
+    w_min_dtod: float = 0.3
+    up_down: float = 0.0
+    up_down_dtod: float = 0.01
+
+    def __post_init__(self) -> None:
+        _set(self, "dw_min", check_real, low=0, open_low=True)
+        for name in ("dw_min_dtod", "dw_min_std", "w_max_dtod", "w_min_dtod", "up_down_dtod"):
+            _set(self, name, check_real, low=0)
+        _set(self, "up_down", check_real, low=-1, high=1)
+        _set(self, "w_max", check_real)
+        _set(self, "w_min", check_real)
+        if self.w_max <= self.w_min:
+            raise ValueError(
+                f"w_max: got {self.w_max} with w_min = {self.w_min}, allowed: above w_min"
+            )
+        _set(self, "w_max", check_real, low=0)
+        _set(self, "w_min", check_real, high=0)
+
+
+@dataclass(frozen=True)
+class SoftBoundsDevice(ConstantStepDevice):
+    """A device whose steps shrink linearly to zero at its own bounds.
+
+    Takes the arguments of :class:`ConstantStepDevice`; the steps named there are those at weight
+    zero.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _set(self, "w_max", check_real, low=0, open_low=True)
+        if self.w_min == 0:
+            raise ValueError("w_min: got 0.0, allowed for soft bounds: below 0")
+
+
+DEVICES = {cls.__name__: cls for cls in (IdealDevice, ConstantStepDevice, SoftBoundsDevice)}
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """A whole tile.
+
+    Args:
+        forward: periphery of y = W x.
+        backward: periphery of Wᵀ d; its bound management is not used.
+        update: pulses.
+        device: one of :class:`IdealDevice`, :class:`ConstantStepDevice`,
+            :class:`SoftBoundsDevice`.
+
+    Raises:
+        TypeError: if a part is none of its type.
+
+    Examples:
+        >>> config = rpu_baseline()
+        >>> TileConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    forward: IOParameters = field(default_factory=IOParameters)
+    backward: IOParameters = field(default_factory=lambda: IOParameters(bound_management="none"))
+    update: UpdateParameters = field(default_factory=UpdateParameters)
+    device: IdealDevice | ConstantStepDevice = field(default_factory=ConstantStepDevice)
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "forward": IOParameters, "backward": IOParameters, "update": UpdateParameters,
+            "device": (IdealDevice, ConstantStepDevice),
+        }  # fmt: skip
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                wanted = kind if isinstance(kind, tuple) else (kind,)
+                raise TypeError(
+                    f"{name}: got {getattr(self, name)!r}, expected "
+                    f"{' or '.join(k.__name__ for k in wanted)}"
+                )
+        if self.backward.bound_management != "none":
+            object.__setattr__(self, "backward", replace(self.backward, bound_management="none"))
+
+    def hardware_aware(self) -> "TileConfig":
+        """The same forward product; exact errors and exact updates by any optimizer."""
+        return replace(self, backward=IOParameters.perfect(), device=IdealDevice())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dicts of plain numbers: what YAML writes."""
+        plain = asdict(self)
+        plain["device"] = {"kind": type(self.device).__name__} | plain["device"]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TileConfig":
+        """Undo :meth:`to_dict`; what is left out has its default.
+
+        Raises:
+            ValueError, TypeError: naming an unknown or wrong entry.
+        """
+        parts = dict(plain)
+        device = dict(parts.pop("device", {}))
+        kinds = {"forward": IOParameters, "backward": IOParameters, "update": UpdateParameters}
+        if unknown := sorted(set(parts) - set(kinds)):
+            raise ValueError(f"config: got {unknown}, allowed: {', '.join([*kinds, 'device'])}")
+        kind = check_choice("device.kind", device.pop("kind", "ConstantStepDevice"), DEVICES)
+        made = {name: _make(kinds[name], name, part) for name, part in parts.items()}
+        return cls(**made, device=_make(DEVICES[kind], "device", device))
+
+    def to_yaml(self) -> str:
+        """As YAML text; needs PyYAML, which the library itself does not."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "TileConfig":
+        """Undo :meth:`to_yaml`; errors are those of :meth:`from_dict`."""
+        import yaml
+
+        return cls.from_dict(yaml.safe_load(text) or {})
+
+
+def ideal() -> TileConfig:
+    """A digital layer in other clothes: exact products, exact updates by any optimizer."""
+    perfect = IOParameters.perfect()
+    return TileConfig(perfect, perfect, UpdateParameters(), IdealDevice())
+
+
+def rpu_baseline() -> TileConfig:
+    """The baseline resistive processing unit: constant steps, 7-bit DAC, 9-bit ADC.
+
+    Devices: the specification of Gokmen & Vlasov, Front. Neurosci. 10:333 (2016). Noise, bound and
+    update management: Gokmen, Onen & Haensch, Front. Neurosci. 11:538 (2017). As aihwkit 1.2.0's
+    defaults have it.
+    """
+    return TileConfig()
+
+
+def reram() -> TileConfig:
+    """A resistive memory with soft bounds.
+
+    Devices: aihwkit's ``ReRamSBPresetDevice``, its loose fit of Gong et al., Nat. Commun. 9:2102
+    (2018). Without that preset's write noise, and with cycle-to-cycle noise in proportion to the
+    step where the preset adds it to it. Periphery and pulses as in :func:`rpu_baseline`.
+    """
+    return TileConfig(
+        device=SoftBoundsDevice(
+            dw_min=0.002, dw_min_std=3.75, w_max=1.25, w_max_dtod=0.24, w_min=-0.75, w_min_dtod=0.4
+        )
+    )
+
+
+PRESETS = {"ideal": ideal, "rpu_baseline": rpu_baseline, "reram": reram}
+"""Every preset by name."""
+
+
+def _set(config, name: str, check, **limits) -> None:
+    object.__setattr__(config, name, check(name, getattr(config, name), **limits))
+
+
+def _make(kind: type, name: str, part: Mapping[str, Any]):
+    if not isinstance(part, Mapping):
+        raise TypeError(f"{name}: got {part!r}, expected a mapping")
+    allowed = kind.__dataclass_fields__
+    if unknown := sorted(set(part) - set(allowed)):
+        raise ValueError(f"{name}: got {unknown}, allowed: {', '.join(allowed) or 'nothing'}")
+    return kind(**part)

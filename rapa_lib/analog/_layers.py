@@ -1,0 +1,343 @@
+"""Layers whose products run on analog tiles, and the conversion of a network to them."""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rapa_lib import _tiled_ops as ops
+from rapa_lib._checks import check_bool, check_int
+from rapa_lib._geometry import Geometry, kernels_of, matrices_of
+from rapa_lib._patch_conv import mix_seeds
+from rapa_lib.analog._config import TileConfig
+from rapa_lib.analog._tile_array import _PIXEL, AnalogTileArray
+from rapa_lib.conv import RapaConv2d
+from rapa_lib.convert import _replace
+from rapa_lib.perforated import PerforatedConv2d
+
+
+class _OnTiles(nn.Module):
+    """What analog layers share: they know a digital layer's checkpoint when they see one."""
+
+    def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors):
+        if prefix + "weight" in state:
+            errors.append(
+                f"{prefix.rstrip('.') or 'the layer'}: this is the checkpoint of a digital layer; "
+                "load it into the digital network and convert that with convert_to_analog"
+            )
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+
+
+class AnalogRapaConv2d(_OnTiles, RapaConv2d):
+    """A :class:`rapa_lib.RapaConv2d` whose kernel matrices lie on analog tiles.
+
+    Forward and backward products run through the tiles' periphery. In the backward pass the tiles
+    remember inputs and errors; :class:`AnalogSGD` turns them into pulses. Under an
+    :class:`IdealDevice` the weight has an exact gradient instead (straight through the periphery),
+    for any optimizer. Biases are digital.
+
+    Args:
+        in_channels … tile_init: as in :class:`rapa_lib.RapaConv2d`; groups must be 1.
+        config: what the tiles are made of; None: :func:`rpu_baseline`.
+        seed: of the devices; None takes one from PyTorch's generator.
+
+    Shape:
+        - Input, output, ``weight``, ``bias``: as in :class:`rapa_lib.RapaConv2d`
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    def __init__(
+        self, *args, config: TileConfig | None = None, seed: int | None = None, **kwargs
+    ) -> None:
+        self._make = {"config": config, "seed": seed}  # for _register, which super() calls
+        super().__init__(*args, **kwargs)
+        del self._make
+
+    def _register(self, lead: tuple[int, ...], bias: bool, device, dtype) -> None:
+        if self.groups != 1:
+            raise ValueError(f"groups: got {self.groups}, allowed on analog tiles: 1")
+        per_patch = math.prod(self.kernel_size) * self.in_channels
+        self.tiles = AnalogTileArray(
+            *lead, per_patch, self.out_channels, device=device, dtype=dtype, **self._make
+        )
+        if bias:
+            shape = (*lead, self.out_channels)
+            self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+
+    def reset_parameters(self) -> None:
+        """Draw kernels and biases anew; kernels are kept inside the devices' bounds."""
+        super().reset_parameters()
+        self.tiles.clip()
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernels (n_tiles, out_channels, in_channels, height, width): a view of the tiles'."""
+        return kernels_of(self.tiles.matrices.unflatten(1, (*self.kernel_size, self.in_channels)))
+
+    def program(self, weight: Tensor) -> None:
+        """Write kernels of the shape of ``weight``; see :meth:`AnalogTileArray.program`."""
+        if weight.shape != self.weight.shape:
+            raise ValueError(
+                f"weight: got shape {tuple(weight.shape)}, expected {tuple(self.weight.shape)}"
+            )
+        self.tiles.program(matrices_of(weight).flatten(1, 3).transpose(1, 2))
+
+    @property
+    def redraws(self) -> bool:
+        """Whether two forward passes can differ."""
+        return super().redraws or self.tiles.config.forward.is_noisy
+
+    @classmethod
+    def from_digital(
+        cls, conv: nn.Conv2d | RapaConv2d, config: TileConfig, *, seed: int | None = None
+    ) -> "AnalogRapaConv2d":
+        """Program a convolution onto tiles; an ordinary one onto a single tile.
+
+        Weights outside the bounds of their devices are clipped, with a warning that counts them.
+
+        Raises:
+            TypeError: if ``conv`` is no such convolution.
+            ValueError: if it has groups.
+        """
+        if isinstance(conv, nn.Conv2d):
+            conv = RapaConv2d.from_conv2d(conv, n_tiles=1, tiling="none")
+        if not isinstance(conv, RapaConv2d):
+            raise TypeError(f"conv: got {type(conv).__name__}, expected Conv2d or RapaConv2d")
+        layer = cls(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
+            device=conv.weight.device, dtype=conv.weight.dtype, n_tiles=conv.n_tiles,
+            tiling=conv.tiling, tile_init=conv.tile_init, config=config, seed=seed,
+        )  # fmt: skip
+        layer.program(conv.weight.detach())
+        if conv.bias is not None:
+            with torch.no_grad():
+                layer.bias.copy_(conv.bias)
+        layer.assignment_seed = conv.assignment_seed
+        layer._living, layer._reroute = conv._living, conv._reroute
+        return layer.train(conv.training)
+
+    @classmethod
+    def from_conv2d(
+        cls, conv: nn.Conv2d, *, config: TileConfig | None = None, seed: int | None = None,
+        **tiling,
+    ) -> "AnalogRapaConv2d":  # fmt: skip
+        """Replicate an ordinary convolution over tiles, as :meth:`RapaConv2d.from_conv2d` does."""
+        digital = RapaConv2d.from_conv2d(conv, **tiling)
+        return cls.from_digital(digital, TileConfig() if config is None else config, seed=seed)
+
+    def _convolve(self, x, weight, bias, assignment):
+        if x.dtype != weight.dtype:
+            raise TypeError(f"input: got {x.dtype}, but the layer's weight is {weight.dtype}")
+        pads = self._pads
+        if self.padding_mode != "zeros":
+            x, pads = F.pad(x, pads, mode=self.padding_mode), (0, 0, 0, 0)
+        geometry = Geometry.of(x.shape[2:], self.kernel_size, self.stride, pads, self.dilation)
+        if assignment is None:  # one tile computes everything
+            assignment = torch.zeros(1, geometry.n_patches, dtype=torch.long, device=x.device)
+            assignment = assignment.expand(len(x), -1)
+        return _Product.apply(x, self.tiles.weight, bias, self.tiles, assignment, geometry)
+
+
+class AnalogLinear(_OnTiles):
+    """A ``torch.nn.Linear`` on one analog tile; the bias is digital.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in :class:`torch.nn.Linear`.
+        config, seed: as in :class:`AnalogRapaConv2d`.
+
+    Shape:
+        - Input: (…, in_features)
+        - Output: (…, out_features)
+        - ``weight``: (out_features, in_features), a view of the tile's
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        config: TileConfig | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.tiles = AnalogTileArray(
+            1, in_features, out_features, config, seed=seed, device=device, dtype=dtype
+        )
+        self.in_features, self.out_features = in_features, out_features
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases as ``Linear`` does; weights are kept inside the bounds."""
+        bound = self.in_features**-0.5
+        with torch.no_grad():
+            self.weight.uniform_(-bound, bound)
+            if self.bias is not None:
+                self.bias.uniform_(-bound, bound)
+        self.tiles.clip()
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights (out_features, in_features): a view of the tile's."""
+        return self.tiles.weight[0]
+
+    @classmethod
+    def from_digital(
+        cls, linear: "nn.Linear | AnalogLinear", config: TileConfig, *, seed: int | None = None
+    ) -> "AnalogLinear":
+        """Program a linear layer onto a tile, as :meth:`AnalogRapaConv2d.from_digital` does."""
+        if not isinstance(linear, nn.Linear | AnalogLinear):
+            raise TypeError(f"linear: got {type(linear).__name__}, expected torch.nn.Linear")
+        weight = linear.weight
+        layer = cls(
+            linear.in_features, linear.out_features, linear.bias is not None,
+            weight.device, weight.dtype, config=config, seed=seed,
+        )  # fmt: skip
+        layer.tiles.program(weight.detach()[None])
+        if linear.bias is not None:
+            with torch.no_grad():
+                layer.bias.copy_(linear.bias)
+        return layer.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"input: got shape {tuple(x.shape)}, expected (…, {self.in_features})")
+        if x.dtype != self.weight.dtype:
+            raise TypeError(f"input: got {x.dtype}, but the layer's weight is {self.weight.dtype}")
+        rows = x.reshape(-1, self.in_features, 1, 1)
+        tile = torch.zeros(1, 1, dtype=torch.long, device=x.device).expand(len(rows), -1)
+        bias = None if self.bias is None else self.bias[None]
+        y = _Product.apply(rows, self.tiles.weight, bias, self.tiles, tile, _PIXEL)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"bias={self.bias is not None}"
+
+
+class _Product(torch.autograd.Function):
+    """Forward and backward through tiles; the weight's part is left to pulses, or exact."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, tiles, assignment, geometry):
+        ctx.tiles, ctx.geometry, ctx.input_size = tiles, geometry, x.shape[2:]
+        ctx.save_for_backward(x, weight, assignment)
+        if tiles.config.forward.is_perfect:
+            kernels = _kernels(weight, geometry)
+            return ops.forward(x, kernels, bias, assignment, *_conv(geometry))
+        return tiles.convolve(x, assignment, geometry, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, assignment = ctx.saved_tensors
+        tiles, geometry = ctx.tiles, ctx.geometry
+        by_x = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            if tiles.config.backward.is_perfect:
+                by_x = ops.grad_input(
+                    grad, _kernels(weight, geometry), assignment, list(ctx.input_size),
+                    *_conv(geometry),
+                )  # fmt: skip
+            else:
+                by_x = tiles.convolve_backward(grad, assignment, ctx.input_size, geometry)
+        if ctx.needs_input_grad[1] and tiles.is_ideal:
+            by_weight, by_bias = ops.grad_weight(
+                grad, x, assignment, tiles.n_tiles, list(geometry.kernel), *_conv(geometry)
+            )
+            by_weight = matrices_of(by_weight).flatten(1, 3).transpose(1, 2)
+        elif ctx.needs_input_grad[1]:
+            tiles.remember(x.detach(), grad, assignment, geometry)
+        if ctx.needs_input_grad[2] and by_bias is None:
+            by_bias = _sum_by_tile(grad, assignment, tiles.n_tiles)
+        return by_x, by_weight, by_bias if ctx.needs_input_grad[2] else None, None, None, None
+
+
+def _conv(geometry: Geometry) -> tuple:
+    """Stride, padding, dilation and groups as :mod:`rapa_lib._tiled_ops` takes them."""
+    return (*(list(part) for part in geometry[3:]), 1)
+
+
+def _kernels(weight: Tensor, geometry: Geometry) -> Tensor:
+    """Weights (T, O, kh · kw · C) as kernels (T, O, C, kh, kw), without a copy."""
+    return kernels_of(weight.transpose(1, 2).unflatten(1, (*geometry.kernel, -1)))
+
+
+def _sum_by_tile(grad: Tensor, assignment: Tensor, n_tiles: int) -> Tensor:
+    """Sum errors (N, O, H', W') over the patches of each tile: (T, O)."""
+    if n_tiles == 1:
+        used = (assignment >= 0).view(len(grad), 1, *grad.shape[2:])
+        return (grad * used).sum((0, 2, 3))[None]
+    rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
+    total = grad.new_zeros(n_tiles + 1, grad.shape[1])
+    return total.index_add_(0, assignment.flatten() + 1, rows)[1:]
+
+
+def convert_to_analog(
+    model: nn.Module, config: TileConfig, *, seed: int | None = None, inplace: bool = False
+) -> nn.Module:
+    """Put every convolution and linear layer of a model on analog tiles.
+
+    Weights are programmed as they are; those outside the bounds of their devices are clipped, with
+    a warning a layer that counts them. Layers that are analog already are programmed onto new
+    tiles: this is how a network trained with ``config.hardware_aware()`` moves to real devices.
+
+    Args:
+        model: a module with ``Conv2d``, ``RapaConv2d`` or ``Linear`` layers.
+        config: what the tiles are made of.
+        seed: of the devices; None takes one from PyTorch's generator.
+        inplace: change ``model`` itself instead of a copy.
+
+    Returns:
+        The converted model. A layer used in several places stays shared.
+
+    Raises:
+        ValueError: if the model has no such layer, or a perforated or grouped convolution.
+        TypeError: if an argument is of the wrong type.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
+    if not isinstance(config, TileConfig):
+        raise TypeError(f"config: got {config!r}, expected a TileConfig")
+    check_bool("inplace", inplace)
+    seed = int(torch.randint(2**31, ())) if seed is None else check_int("seed", seed, low=0)
+    kinds = {
+        nn.Conv2d: AnalogRapaConv2d, RapaConv2d: AnalogRapaConv2d,
+        nn.Linear: AnalogLinear, AnalogLinear: AnalogLinear,
+    }  # fmt: skip
+    found = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, (*kinds, PerforatedConv2d))
+    ]
+    if not found:
+        raise ValueError("model: it has no Conv2d, RapaConv2d or Linear layer to convert")
+    for name, layer in found:
+        if isinstance(layer, PerforatedConv2d) or getattr(layer, "groups", 1) != 1:
+            what = "groups" if getattr(layer, "groups", 1) != 1 else "perforated"
+            raise ValueError(f"model: layer {name!r} ({what}) cannot be put on analog tiles")
+    number = {name: i for i, (name, _) in enumerate(found)}
+
+    def convert(name: str, layer: nn.Module) -> nn.Module | None:
+        if name not in number:
+            return None
+        kind = next(analog for digital, analog in kinds.items() if isinstance(layer, digital))
+        return kind.from_digital(layer, config, seed=mix_seeds(seed, number[name]))
+
+    return _replace(model if inplace else copy.deepcopy(model), convert)
