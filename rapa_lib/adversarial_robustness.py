@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_choice, check_int, check_real
-from rapa_lib._files import writable_folder
 from rapa_lib._patch_conv import mix_seeds
+from rapa_lib._progress import Progress
 from rapa_lib.accuracy import load_network
 from rapa_lib.data import Dataset
 from rapa_lib.evaluation import draws_lots
-from rapa_lib.records import provenance, write_json
+from rapa_lib.records import provenance
 from rapa_lib.robustness import (
     LEVELS,
     Attack,
@@ -178,7 +178,7 @@ class RobustnessRun:
         with seeded(self.seed, _CLEAN):
             clean = mean_correct(target.judge(), x, labels, self.judge_draws)
         attacks = self.attacks(lots=draws_lots(network), copies=bool(others))
-        done = _Progress(resume, {"settings": asdict(self), "network": _fingerprint(network)})
+        kept = Progress(resume, {"settings": asdict(self), "network": _fingerprint(network)})
         rows, examples = [], {}
         for attack in attacks:
             if attack.purpose == "draws" and not self._goes_on(rows):
@@ -186,7 +186,7 @@ class RobustnessRun:
             n_images = min(attack.images or len(x), len(x))
             for epsilon in attack.epsilons or (None,):
                 key = json.dumps([asdict(attack), epsilon])
-                if key not in done.rows:
+                if key not in kept.done:
                     began = time.perf_counter()
                     outcome = run_attack(
                         attack, epsilon, target, x[:n_images], labels[:n_images],
@@ -201,8 +201,8 @@ class RobustnessRun:
                             shown = _examples(
                                 target, x, outcome, labels, data.classes, self.judge_draws
                             )
-                    done.add(key, row, shown)
-                row, shown = done.rows[key]
+                    kept.add(key, [row, shown])
+                row, shown = kept.done[key]
                 rows.append(row)
                 examples = shown or examples
         with seeded(self.seed, _NOISE):
@@ -301,34 +301,6 @@ def robustness_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     if not rows:
         raise ValueError("records: none to collect")
     return pd.DataFrame(rows)
-
-
-class _Progress:
-    """Rows that are measured already, in a file that is whole at any time."""
-
-    def __init__(self, path: str | Path | None, identity: dict[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
-        self.identity = json.loads(json.dumps(identity))
-        self.rows: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {}
-        if self.path is None:
-            return
-        writable_folder("resume", self.path.parent)
-        try:
-            saved = json.loads(self.path.read_text())
-            mine = saved["identity"] == self.identity
-            rows = {key: tuple(value) for key, value in saved["rows"].items()}
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"resume: {self.path} is damaged; remove it: {error!r}") from error
-        if not mine:
-            raise ValueError(f"resume: {self.path} is of another measurement; remove it")
-        self.rows = rows
-
-    def add(self, key: str, row: dict[str, Any], shown: dict[str, Any] | None) -> None:
-        self.rows[key] = (row, shown)
-        if self.path is not None:
-            write_json(self.path, {"identity": self.identity, "rows": self.rows})
 
 
 def _fingerprint(network: nn.Module) -> str:

@@ -20,6 +20,7 @@ from rapa_lib._checks import check_bool, check_int, check_real
 from rapa_lib._files import whole_file, writable_folder
 from rapa_lib._modes import evaluation_mode
 from rapa_lib._patch_conv import mix_seeds
+from rapa_lib.analog import AnalogSGD, AnalogTileArray
 from rapa_lib.conv import RapaConv2d
 from rapa_lib.data import Dataset
 
@@ -348,24 +349,33 @@ def load_checkpoint(path: str | Path) -> dict[str, Any] | None:
 
 
 def _optimizer(model: nn.Module, config: TrainConfig, steps: int):
-    """SGD whose rate and weight decay are scaled tile by tile, under a one-cycle schedule."""
+    """SGD whose rate and weight decay are scaled tile by tile, under a one-cycle schedule.
+
+    Weights on analog tiles are written by pulses. These keep no velocity, so their rate is that
+    of a velocity's sum, learning_rate / (1 − momentum).
+    """
     tiles = {}
     for layer in model.modules():
-        n_tiles = layer.n_tiles if isinstance(layer, RapaConv2d) else 1
+        n_tiles = layer.n_tiles if isinstance(layer, RapaConv2d | AnalogTileArray) else 1
+        pulsed = isinstance(layer, AnalogTileArray) and not layer.is_ideal
+        if pulsed and config.momentum == 1:
+            raise ValueError("momentum: got 1.0, allowed for weights on analog tiles: below 1")
         for name, parameter in layer.named_parameters(recurse=False):
             decays = name == "weight" and not isinstance(
                 layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm
             )
-            tiles.setdefault((n_tiles, decays), []).append(parameter)
+            tiles.setdefault((n_tiles, decays, pulsed), []).append(parameter)
     groups = [
         {
             "params": parameters,
-            "lr": config.learning_rate * n_tiles**config.tile_lr_power,
+            "lr": config.learning_rate
+            * n_tiles**config.tile_lr_power
+            / (1 - config.momentum if pulsed else 1),
             "weight_decay": config.weight_decay / n_tiles**config.tile_lr_power if decays else 0,
         }
-        for (n_tiles, decays), parameters in tiles.items()
+        for (n_tiles, decays, pulsed), parameters in tiles.items()
     ]
-    optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    optimizer = AnalogSGD(model, params=groups, lr=config.learning_rate, momentum=config.momentum)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in groups],

@@ -27,10 +27,10 @@ _broken_tiles convert models
 analog
 faults training
 _linearisation evaluation records repair runtime similarity statistics
-regularization robustness
+_progress regularization robustness
 accuracy
-acceleration trained
-fault_tolerance filter_similarity
+acceleration analog_training trained
+adversarial_robustness fault_tolerance filter_similarity
 figures
 __init__
 """.strip().splitlines()

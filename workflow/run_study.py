@@ -19,6 +19,7 @@ from rapa_lib._files import writable_folder
 from rapa_lib.acceleration import AccelerationRun
 from rapa_lib.accuracy import AccuracyRun, choose_device
 from rapa_lib.adversarial_robustness import RobustnessRun
+from rapa_lib.analog_training import AnalogTraining
 from rapa_lib.fault_tolerance import FaultSweep
 from rapa_lib.filter_similarity import FilterSimilarityRun
 
@@ -27,6 +28,7 @@ FURTHER = {
     "filter_similarity": FilterSimilarityRun,
     "fault_tolerance": FaultSweep,
     "adversarial_robustness": RobustnessRun,
+    "analog_training": AnalogTraining,
     "acceleration": AccelerationRun,
 }
 
@@ -86,6 +88,8 @@ def check_runs(study: Study) -> None:
             if run.network:
                 accuracy, images = trained[run.network]
                 made.check(accuracy.build_network(images, "meta"), images)
+            elif hasattr(made, "load_data"):  # it trains networks of its own
+                made.check(made.load_data())
 
 
 @contextmanager

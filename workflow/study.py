@@ -43,6 +43,10 @@ TABLES = {
             "adversarial_robustness_examples",
         ),
     ),
+    "analog_training": (
+        "analog_training.csv", "analog_training.md", "analog_training_inference.csv",
+        *_pictures("analog_training", "analog_training_imperfections"),
+    ),
     "acceleration": (
         "acceleration.csv", "acceleration.md", "tiles_accuracy.csv",
         *_pictures(
@@ -110,7 +114,8 @@ class Study:
         for experiment in list(TABLES)[1:]:
             if experiment in config:
                 block = config[experiment]
-                settings = _grid(experiment, block, threads)
+                own_data = data if "networks" not in block else None
+                settings = _grid(experiment, block, threads, own_data)
                 if "networks" not in block:
                     runs[experiment] = settings
                     continue
@@ -163,7 +168,7 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
     inspected = _parameters(experiment)
     known = [name for name in inspected if name not in SET_BY_STUDY]
     override = {"threads": threads} if "threads" in inspected else {}
-    if data is not None:
+    if data is not None and "dataset" in inspected:
         override["dataset"] = data
     runs = {}
     for block in config.get("grid", [{}]):
