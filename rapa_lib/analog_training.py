@@ -19,7 +19,14 @@ from rapa_lib.analog import PRESETS, IdealDevice, TileConfig, convert_to_analog,
 from rapa_lib.analog._config import PULSE_METHODS
 from rapa_lib.data import Dataset
 from rapa_lib.records import provenance
-from rapa_lib.training import InputScaling, error_percent, predict, seeded, train
+from rapa_lib.training import (
+    DivergedError,
+    InputScaling,
+    error_percent,
+    predict,
+    seeded,
+    train,
+)
 
 METHODS = ("digital", "hardware_aware", "analog")
 BASELINE = "baseline"
@@ -234,7 +241,7 @@ class AnalogTraining:
                 done = self._train(tiling, method, imperfection, value, data, checkpoint, progress)
                 kept.add(key, done)
                 if checkpoint is not None:
-                    checkpoint.unlink()
+                    checkpoint.unlink(missing_ok=True)
             row, levels = kept.done[key]
             rows.append(row)
             inference += levels
@@ -265,23 +272,28 @@ class AnalogTraining:
         config = run.training_config()
         if method == "analog":
             config = replace(config, learning_rate=self.analog_rate * config.learning_rate)
-        training = train(network, data, config, checkpoint=checkpoint, progress=progress)
-        seconds = time.perf_counter() - began
-        tested = network
-        if method == "hardware_aware":
-            tested, clipped = self._on_tiles(network, tiles)
         labels = {
             "tiling": tiling,
             "n_tiles": "-".join(map(str, network.n_tiles)),
             "method": method,
             "imperfection": imperfection,
             "value": value,
+            "n_weights": sum(layer.weight.numel() for layer in _with_matrices(network)),
         }
+        try:
+            training = train(network, data, config, checkpoint=checkpoint, progress=progress)
+        except DivergedError:
+            lost = {"test_error": None, "train_error": None, "clipped": clipped, "diverged": True}
+            return labels | lost | {"seconds": round(time.perf_counter() - began, 2)}, []
+        seconds = time.perf_counter() - began
+        tested = network
+        if method == "hardware_aware":
+            tested, clipped = self._on_tiles(network, tiles)
         row = labels | {
             "test_error": self._test_error(tested, data, training.scaling),
             "train_error": training.history[-1]["train_error"],
             "clipped": clipped,
-            "n_weights": sum(layer.weight.numel() for layer in _with_matrices(network)),
+            "diverged": False,
             "seconds": round(seconds, 2),
         }
         levels = []
@@ -325,7 +337,8 @@ def analog_table(records: Sequence[dict[str, Any]], part: str = "rows") -> pd.Da
         records: of :meth:`AnalogTraining.measure`, perhaps with a ``run``.
         part: ``"rows"``: ``tiling``, ``n_tiles``, ``method``, ``imperfection``, ``value``,
             ``test_error`` and ``train_error`` (percent), ``clipped`` (weights that their devices
-            could not hold when they were programmed), ``n_weights``, ``seconds``.
+            could not hold when they were programmed), ``n_weights``, ``diverged`` (then there are
+            no errors), ``seconds``.
             ``"inference"``: ``tiling``, ``n_tiles``, ``method``, ``out_noise``, ``test_error``,
             ``clipped``.
 

@@ -241,11 +241,17 @@ def train(
                     batch = augment(images[index], config.mirror, config.max_shift)
                     logits = model(scaling(batch))
                     loss = F.cross_entropy(logits, labels[index])
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
-                    scheduler.step()
                     losses[step] = loss.detach()
+                    optimizer.zero_grad(set_to_none=True)
+                    try:
+                        loss.backward()
+                        optimizer.step()
+                    except ValueError as error:  # analog tiles take finite numbers only
+                        _check_loss(losses[: step + 1], epoch, config)
+                        raise DivergedError(
+                            f"at epoch {epoch}, step {step + 1}: {error}"
+                        ) from error
+                    scheduler.step()
                     wrong += (logits.detach().argmax(1) != labels[index]).sum()
                     if step % 16 == 15 or step == steps - 1:  # each look waits for the device
                         _check_loss(losses[: step + 1], epoch, config)

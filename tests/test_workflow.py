@@ -252,7 +252,7 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
 
 
 def test_the_end_says_where_the_tables_are(smoke):
-    assert "smoke: 6 of 6 runs are in" in smoke.done.stdout
+    assert "smoke: 7 of 7 runs are in" in smoke.done.stdout
     for experiment in TABLES:
         assert f"{smoke.folder / experiment}.md\n" in smoke.done.stdout
     assert "FAILED" not in smoke.done.stdout
@@ -347,7 +347,7 @@ def test_a_finished_study_is_not_run_again(house, smoke):
     done = execute(house, *command("config/smoke.yaml", smoke.results))
     assert time.monotonic() - began < 60
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "smoke: 6 of 6 runs are in" in done.stdout
+    assert "smoke: 7 of 7 runs are in" in done.stdout
     assert mtimes(smoke.folder) == before
 
 
