@@ -3,9 +3,8 @@
 import json
 
 import pandas as pd
-from collecting import arguments, opening, provenance, read
+from collecting import arguments, read, write_page
 
-from rapa_lib._files import whole_file
 from rapa_lib.acceleration import tiles_accuracy
 from rapa_lib.figures import (
     acceleration_summary,
@@ -35,7 +34,6 @@ def main() -> None:
     save_figure(pareto_figure(table), f"{stem}_pareto")
     save_figure(tradeoff_figure(trade), options.results / "tiles_accuracy")
     lines = [
-        *opening(options.description, options.missing, 1),
         acceleration_summary(table).round(1).to_markdown(index=False),
         "",
         "Speed-up over one tile per layer with the same number of tiles for every convolution; "
@@ -55,11 +53,8 @@ def main() -> None:
         "own; sequential: an image goes through layer after layer.",
         "",
         "![test error against speed-up](tiles_accuracy.png)",
-        "",
-        *provenance(pd.DataFrame(records)),
     ]
-    with whole_file(stem.with_suffix(".md")) as part:
-        part.write_text("\n".join(lines) + "\n")
+    write_page("acceleration", options, pd.DataFrame(records), lines)
 
 
 if __name__ == "__main__":

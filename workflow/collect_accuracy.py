@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from collecting import arguments, opening, provenance
+from collecting import arguments, write_page
 
-from rapa_lib._files import whole_file
 from rapa_lib.accuracy import LABELS
 from rapa_lib.figures import (
     accuracy_figure,
@@ -28,24 +27,7 @@ def main() -> None:
     labels = configuration_labels(table).set_axis(table["run"])
     curves["label"] = curves["run"].map(labels)
     save_figure(curves_figure(curves), options.results / "accuracy_curves")
-    with whole_file(options.results / "accuracy.md") as part:
-        part.write_text(summary(table, options.description, options.missing))
-
-
-def collect_curves(runs: list[Path]) -> pd.DataFrame:
-    """One row a run and epoch."""
-    parts = []
-    for run in runs:
-        curve = json.loads((run / "curve.json").read_text())
-        parts.append(pd.DataFrame(curve.pop("history")).assign(**curve, run=run.name))
-    curves = pd.concat(parts)[[*LABELS, "epoch", "train_loss", "train_error", "test_error", "run"]]
-    return curves.sort_values([*LABELS, "epoch"], ignore_index=True)
-
-
-def summary(table: pd.DataFrame, description: str, missing: int) -> str:
-    """The summary page in Markdown."""
-    lines = opening(description, missing, len(table))
-    lines += [
+    lines = [
         accuracy_summary(table).to_markdown(index=False, disable_numparse=True),
         "",
         "Test errors in percent: means over seeds, ± half a 95 % interval by Student's t where "
@@ -56,10 +38,18 @@ def summary(table: pd.DataFrame, description: str, missing: int) -> str:
         "![test error by tiling](accuracy.png)",
         "",
         "![learning curves](accuracy_curves.png)",
-        "",
     ]
-    lines += provenance(table)
-    return "\n".join(lines) + "\n"
+    write_page("accuracy", options, table, lines)
+
+
+def collect_curves(runs: list[Path]) -> pd.DataFrame:
+    """One row a run and epoch."""
+    parts = []
+    for run in runs:
+        curve = json.loads((run / "curve.json").read_text())
+        parts.append(pd.DataFrame(curve.pop("history")).assign(**curve, run=run.name))
+    curves = pd.concat(parts)[[*LABELS, "epoch", "train_loss", "train_error", "test_error", "run"]]
+    return curves.sort_values([*LABELS, "epoch"], ignore_index=True)
 
 
 if __name__ == "__main__":

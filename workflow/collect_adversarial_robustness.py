@@ -1,9 +1,8 @@
 """Collect the records of the robustness experiment into its table, figures and summary."""
 
 import pandas as pd
-from collecting import arguments, opening, provenance, read
+from collecting import arguments, read, write_page
 
-from rapa_lib._files import whole_file
 from rapa_lib.adversarial_robustness import robustness_table
 from rapa_lib.figures import save_figure
 from rapa_lib.figures.robustness import (
@@ -36,7 +35,6 @@ def main() -> None:
     )
     attacked = records[0]["measurement"]
     lines = [
-        *opening(options.description, options.missing, len(records)),
         robustness_answer(table, records),
         "",
         "Robust accuracy in percent, with 95 % intervals over images and seeds: the mean share of "
@@ -55,11 +53,8 @@ def main() -> None:
         "![robust accuracy against the number of draws](adversarial_robustness_draws.png)",
         "",
         "![perturbed images and answers](adversarial_robustness_examples.png)",
-        "",
-        *provenance(pd.DataFrame(records)),
     ]
-    with whole_file(stem.with_suffix(".md")) as part:
-        part.write_text("\n".join(lines) + "\n")
+    write_page("adversarial_robustness", options, pd.DataFrame(records), lines)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Collect the records of the analog experiment into its tables, figures and summary."""
 
 import pandas as pd
-from collecting import arguments, opening, provenance, read
+from collecting import arguments, read, write_page
 
-from rapa_lib._files import whole_file
 from rapa_lib.analog_training import analog_table
 from rapa_lib.figures import save_figure
 from rapa_lib.figures.analog import (
@@ -30,7 +29,6 @@ def main() -> None:
         for part, values in records[0]["tiles"].items()
     )
     lines = [
-        *opening(options.description, options.missing, len(records)),
         analog_answer(table),
         "",
         analog_summary(table).to_markdown(index=False, disable_numparse=True),
@@ -43,11 +41,8 @@ def main() -> None:
         "![test error by way of training, and against read noise](analog_training.png)",
         "",
         "![test error against each imperfection](analog_training_imperfections.png)",
-        "",
-        *provenance(pd.DataFrame(records)),
     ]
-    with whole_file(stem.with_suffix(".md")) as part:
-        part.write_text("\n".join(lines) + "\n")
+    write_page("analog_training", options, pd.DataFrame(records), lines)
 
 
 if __name__ == "__main__":

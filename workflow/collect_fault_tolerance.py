@@ -1,9 +1,8 @@
 """Collect the records of the fault experiment into its tables, figure and summary."""
 
 import pandas as pd
-from collecting import arguments, opening, provenance, read
+from collecting import arguments, read, write_page
 
-from rapa_lib._files import whole_file
 from rapa_lib.fault_tolerance import fault_table
 from rapa_lib.figures import fault_figure, fault_summary, repair_summary, save_figure
 from rapa_lib.records import write_table
@@ -21,7 +20,6 @@ def main() -> None:
     write_table(options.results / "fault_tolerance_repairs.csv", repairs)
     save_figure(fault_figure(table), stem)
     lines = [
-        *opening(options.description, options.missing, len(records)),
         "The greatest share of broken tiles, of those tried, up to which the mean test error stays "
         "less than one point above that without faults; what it adds there, and how many times as "
         "fast as with one tile the convolutions still are:",
@@ -35,11 +33,8 @@ def main() -> None:
         repair_summary(repairs).to_markdown(index=False, disable_numparse=True),
         "",
         "![test error against the share of broken tiles](fault_tolerance.png)",
-        "",
-        *provenance(pd.DataFrame(records)),
     ]
-    with whole_file(stem.with_suffix(".md")) as part:
-        part.write_text("\n".join(lines) + "\n")
+    write_page("fault_tolerance", options, pd.DataFrame(records), lines)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Collect the records of the filter-similarity experiment into its tables, figures and summary."""
 
 import pandas as pd
-from collecting import arguments, nested, opening, provenance, read
+from collecting import arguments, nested, read, write_page
 
-from rapa_lib._files import whole_file
 from rapa_lib.figures import (
     filters_figure,
     penalty_answer,
@@ -50,8 +49,8 @@ def main() -> None:
         if record["run"] in set(main_kind["run"])
     }
     save_figure(filters_figure(dict(sorted(shown.items()))), f"{stem}_filters")
-    with whole_file(stem.with_suffix(".md")) as part:
-        part.write_text(summary(records, table, penalties, options))
+    lines = summary(records, table, penalties)
+    write_page("filter_similarity", options, pd.DataFrame(records), lines)
 
 
 def with_varied(records: list[dict]) -> list[dict]:
@@ -71,14 +70,13 @@ def most_common(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return table[table["run"].isin(chosen)]
 
 
-def summary(records: list[dict], table: pd.DataFrame, penalties: pd.DataFrame, options) -> str:
-    """The summary page in Markdown."""
+def summary(records: list[dict], table: pd.DataFrame, penalties: pd.DataFrame) -> list[str]:
+    """The lines of the summary page, in Markdown."""
     finals = similarity_summary(table)
     finals = finals.drop(columns=[] if finals["varied"].any() else "varied")
     constant = [name for name in finals if name in LABELS and finals[name].nunique() == 1]
     pulls = [pull for record in records for pull in record["pulls"].values()]
-    lines = [
-        *opening(options.description, options.missing, len(records)),
+    return [
         finals.drop(columns=constant).to_markdown(index=False, disable_numparse=True),
         "",
         "All: " + ", ".join(f"{name} {finals[name].iloc[0]}" for name in constant) + ".",
@@ -99,10 +97,7 @@ def summary(records: list[dict], table: pd.DataFrame, penalties: pd.DataFrame, o
         "![predicted against measured penalty](filter_similarity_penalty.png)",
         "",
         "![filters of the first layer](filter_similarity_filters.png)",
-        "",
-        *provenance(pd.DataFrame(records)),
     ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What the scripts that collect an experiment share: their arguments, and the end of a summary."""
+"""What the scripts that collect an experiment share: their arguments, and the summary page."""
 
 import argparse
 import json
 from pathlib import Path
 
 import pandas as pd
+
+from rapa_lib._files import whole_file
 
 PROVENANCE = {
     "Code": "git_commit", "Package": "package_version", "PyTorch": "torch_version",
@@ -40,14 +42,26 @@ def read(runs: list[Path]) -> list[dict]:
     return [json.loads((run / "record.json").read_text()) | {"run": run.name} for run in runs]
 
 
-def opening(description: str, missing: int, present: int) -> list[str]:
-    lines = [f"# {description}", ""]
-    if missing:
-        lines += [f"**Incomplete: {missing} of {missing + present} runs did not finish.**", ""]
-    return lines
+def write_page(
+    experiment: str, options: argparse.Namespace, table: pd.DataFrame, lines: list[str]
+) -> None:
+    """Write an experiment's summary: its study's description, the lines, where they come from.
+
+    Args:
+        experiment: names the page.
+        options: of :func:`arguments`.
+        table: a row a run, with what :data:`PROVENANCE` names.
+        lines: in Markdown.
+    """
+    head = [f"# {options.description}", ""]
+    if options.missing:
+        n_runs = options.missing + len(options.runs)
+        head += [f"**Incomplete: {options.missing} of {n_runs} runs did not finish.**", ""]
+    with whole_file(options.results / f"{experiment}.md") as part:
+        part.write_text("\n".join([*head, *lines, "", *_provenance(table)]) + "\n")
 
 
-def provenance(table: pd.DataFrame) -> list[str]:
+def _provenance(table: pd.DataFrame) -> list[str]:
     """A line for everything that says where the numbers come from."""
     return [
         f"- {label}: {', '.join(map(str, table[column].unique()))}"
