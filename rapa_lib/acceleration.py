@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from rapa_lib._checks import check_int, check_real
 from rapa_lib._files import writable_folder
-from rapa_lib.accuracy import load_network
+from rapa_lib.accuracy import SavedNetwork
 from rapa_lib.models import RapaConvNet
 from rapa_lib.records import provenance, write_json
 from rapa_lib.runtime import (
@@ -28,7 +28,6 @@ from rapa_lib.runtime import (
     roofline_table,
     run_time,
 )
-from rapa_lib.training import load_checkpoint
 
 RAPA = "rapa"
 """The name that stands for the study's own network among torchvision's."""
@@ -399,9 +398,9 @@ def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
         if record["tiling"] not in ("none", "random"):
             continue
         config = record["config"]
-        network, _, _ = load_network(folder / "network.pt")
-        channels = network.features[0][0].in_channels
-        timed = run_time(network, (channels, *_image_size(folder)))
+        saved = SavedNetwork.read(folder / "network.pt")
+        size = (saved.data["in_channels"], *saved.data["image_size"])
+        timed = run_time(saved.build()[0], size)
         rows.append(
             {name: record[name] for name in ("dataset", "epochs", "tiling", "n_tiles")}
             | {name: config[name] for name in ("tile_init", "tile_lr_power", "pooling", "seed")}
@@ -425,7 +424,3 @@ def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
     # Ordinary networks have no tiles to start or to scale: nothing else may vary among them.
     order = ["dataset", "epochs", "tiling", "speedup", "seed"]
     return table.drop(columns="setting").sort_values(order, ignore_index=True)
-
-
-def _image_size(folder: Path) -> tuple[int, int]:
-    return tuple(load_checkpoint(folder / "network.pt")["data"]["image_size"])

@@ -276,6 +276,56 @@ def save_run(
     return record
 
 
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A network file that :func:`save_run` wrote, read once.
+
+    Args:
+        path: the file.
+        parameters: of the run that trained the network.
+        state, scaling: of the network.
+        data: name, fingerprint, in_channels, n_classes and image_size of what it was trained on.
+    """
+
+    path: Path
+    parameters: dict[str, Any] = field(repr=False)
+    state: dict[str, Any] = field(repr=False)
+    scaling: dict[str, Sequence[float]] = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "SavedNetwork":
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged or of another kind.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"path: there is no checkpoint {path}")
+        saved = load_checkpoint(path)
+        names = [name for name in cls.__dataclass_fields__ if name != "path"]
+        if saved is None or not set(names) <= set(saved):
+            raise ValueError(f"path: {path} is no undamaged network checkpoint")
+        return cls(Path(path), **{name: saved[name] for name in names})
+
+    def build(self, device: str = "cpu") -> tuple[RapaConvNet, InputScaling, AccuracyRun]:
+        """Make the network in evaluation mode, its input scaling and the run that trained it.
+
+        Raises:
+            ValueError: if the state does not fit the network.
+        """
+        run = AccuracyRun(**self.parameters | {"device": device})
+        size = tuple(self.data["image_size"])
+        network = run._untrained(self.data["in_channels"], self.data["n_classes"], size)
+        try:
+            network.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise ValueError(f"path: {self.path} does not fit its own network: {error}") from error
+        scaling = InputScaling(*(tuple(self.scaling[name]) for name in InputScaling._fields))
+        return network.to(choose_device(device)).eval(), scaling, run
+
+
 def load_network(
     path: str | Path, device: str = "cpu"
 ) -> tuple[RapaConvNet, InputScaling, AccuracyRun]:
@@ -288,20 +338,7 @@ def load_network(
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged or of another kind.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"path: there is no checkpoint {path}")
-    saved = load_checkpoint(path)
-    if saved is None or "parameters" not in saved:
-        raise ValueError(f"path: {path} is no undamaged network checkpoint")
-    run = AccuracyRun(**saved["parameters"] | {"device": device})
-    data = saved["data"]
-    network = run._untrained(data["in_channels"], data["n_classes"], tuple(data["image_size"]))
-    try:
-        network.load_state_dict(saved["state"])
-    except RuntimeError as error:
-        raise ValueError(f"path: {path} does not fit its own network: {error}") from error
-    scaling = InputScaling(*(tuple(saved["scaling"][name]) for name in InputScaling._fields))
-    return network.to(choose_device(device)).eval(), scaling, run
+    return SavedNetwork.read(path).build(device)
 
 
 def choose_device(name: str) -> torch.device:

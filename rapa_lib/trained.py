@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rapa_lib.accuracy import AccuracyRun, load_network
+from rapa_lib.accuracy import AccuracyRun, SavedNetwork
 from rapa_lib.data import Dataset
 from rapa_lib.models import RapaConvNet
-from rapa_lib.training import InputScaling, load_checkpoint
+from rapa_lib.training import InputScaling
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ def load_or_train(
         built = run.build_network(data)
         result = run.train(built, data, progress=progress)
         return Trained(built.eval(), result.scaling, run, data, result.measurements)
-    loaded, scaling, run = load_network(network, device)
+    saved = SavedNetwork.read(network)
+    loaded, scaling, run = saved.build(device)
     run = AccuracyRun(**run.parameters() | {"device": device, "threads": threads})
     run.use_threads()
     data = run.load_data()
-    trained_on = load_checkpoint(network)["data"]
-    if trained_on["fingerprint"] != data.fingerprint:
+    if saved.data["fingerprint"] != data.fingerprint:
         raise ValueError(
-            f"network: {network} was trained on {trained_on['name']} with fingerprint "
-            f"{trained_on['fingerprint'][:12]}…, but {run.dataset} has here "
+            f"network: {network} was trained on {saved.data['name']} with fingerprint "
+            f"{saved.data['fingerprint'][:12]}…, but {run.dataset} has here "
             f"{data.fingerprint[:12]}…"
         )
     return Trained(loaded, scaling, run, data, _recorded(Path(network)))
