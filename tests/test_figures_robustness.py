@@ -171,6 +171,18 @@ def test_the_answer_is_made_of_paired_differences():
     assert "None of 0 checks" in answer
 
 
+def test_the_answer_compares_random_with_plain_noise(monkeypatch):
+    monkeypatch.setitem(CLEAN, "noisy", 0.6)
+    monkeypatch.setitem(LEFT, "noisy", {"published": 0.5, "adaptive": 0.35})
+    of_noise = [record("noisy", seed) for seed in (0, 1)]
+    answer = robustness_answer(robustness_table(records() + of_noise), records() + of_noise)
+    assert (
+        "Against `noisy`, `random` keeps under adaptive attacks (points): ε = 25.5/255: +5.0"
+        in (answer)
+    )
+    assert "Against `noisy`" not in robustness_answer(robustness_table(records()), records())
+
+
 def test_the_answer_says_so_where_there_is_no_lead(monkeypatch):
     monkeypatch.setitem(LEFT, "random", {"published": 0.2, "adaptive": 0.3})
     answer = robustness_answer(robustness_table(records()), records())

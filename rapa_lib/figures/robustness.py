@@ -215,7 +215,7 @@ def robustness_answer(table: pd.DataFrame, records: Sequence[dict[str, Any]]) ->
         )
         clean = _percent(clean_accuracy(table, label))
         lines.append(f"- `{label.replace(chr(10), ', ')}`: clean {clean} %; {said}")
-    lines += ["", *_differences(here, table), *_warnings(records)]
+    lines += ["", *_differences(here, table), *_against_noise(found), *_warnings(records)]
     return "\n".join(lines)
 
 
@@ -262,6 +262,30 @@ def _differences(here: pd.DataFrame, table: pd.DataFrame) -> list[str]:
                 lines.append(f"Of the lead under published attacks, {share:.0f} % is left.")
         lines.append("")
     return lines
+
+
+def _against_noise(found: pd.DataFrame) -> list[str]:
+    """How much more `random` keeps than plain noise of the same size, under adaptive attacks."""
+    adaptive = found[(found["level"] == "adaptive") & (found["norm"] == "linf")]
+    told = []
+    for epsilon, rows in adaptive.groupby("epsilon"):
+        mine, noisy = (rows[rows["tiling"] == tiling] for tiling in ("random", "noisy"))
+        if len(mine) != 1 or len(noisy) != 1:
+            continue
+        pair = (
+            dict(zip(row["seeds"], row["correct"], strict=True))
+            for part in (mine, noisy)
+            for row in row_dicts(part)
+        )
+        gap = paired_difference(*pair)
+        if gap is not None:
+            told.append(f"ε = {_budget('linf', epsilon)}: {_points_text(gap)}")
+    if not told:
+        return []
+    return [
+        f"Against `noisy`, `random` keeps under adaptive attacks (points): {'; '.join(told)}.",
+        "",
+    ]
 
 
 def _whether(gap: tuple[float, float, float]) -> str:
