@@ -179,6 +179,7 @@ SMALL = {
     "make lint": {},
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
+    ".venv/bin/python benchmarks/analog.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/recording.py": {"RAPA_BENCHMARK_REPEATS": "1"},
 }
 # Lines that need what a test cannot have: data, or hours.
@@ -243,4 +244,5 @@ def test_the_readmes_tables_are_those_of_the_results(summary, first):
 
 def test_the_readmes_benchmark_is_that_of_the_results():
     readme = (ROOT / "README.md").read_text()
-    assert (ROOT / "results/benchmarks/conv.md").read_text().strip() in readme
+    for name in ("conv", "analog"):
+        assert (ROOT / f"results/benchmarks/{name}.md").read_text().strip() in readme
