@@ -426,7 +426,8 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     (run,) = smoke.study.runs["filter_similarity"]
     path = smoke.folder / "runs/accuracy" / run.network / "network.pt"
     _, jobs = plan_without(path, house, finished)
-    tables = {f"{experiment}_table": 1 for experiment in TABLES}
+    # Analog training has networks of its own.
+    tables = {f"{experiment}_table": 1 for experiment in TABLES if experiment != "analog_training"}
     assert jobs == {"accuracy_run": 1, "further_run": 3} | tables
 
 
