@@ -9,41 +9,21 @@ with SGD in its better memory format, and to the digital layers of the same tile
 between the quartiles. Each goal is that of the project, to ``Conv2d``.
 """
 
-import argparse
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from conv import LAYERS, MANY, faster, machine, ratios
+from conv import LAYERS, MANY, faster, ratios, report
 from torch import nn
 
 from rapa_lib import AnalogRapaConv2d, AnalogSGD, RapaConv2d, TileConfig, rpu_baseline
-from rapa_lib._files import whole_file
-from rapa_lib.records import write_json
 
 ONE = (1, 1, 1)
 BATCH = 16
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--quick", action="store_true", help="fewer repeats")
-    arguments.add_argument("--output", type=Path, help="folder for analog.md and analog.json")
-    options = arguments.parse_args()
-    # The variable is there for the test that this program runs.
-    repeats = int(os.environ.get("RAPA_BENCHMARK_REPEATS", 7 if options.quick else 31))
-    result = {
-        "machine": machine(torch.device("cpu")), "repeats": repeats, "rows": rows(repeats)
-    }  # fmt: skip
-    text = markdown(result)
-    print(text)
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / "analog.json", result)
-        with whole_file(options.output / "analog.md") as part:
-            part.write_text(text)
+    report("analog", __doc__, torch.device("cpu"), rows, markdown)
 
 
 def rows(repeats: int) -> list[dict]:

@@ -31,21 +31,31 @@ FEW, MANY = (16, 4, 1), (1024, 256, 64)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report("conv", __doc__, device, lambda repeats: cpu_rows(repeats) + gpu_rows(repeats), markdown)
+
+
+def report(
+    name: str,
+    doc: str,
+    device: torch.device,
+    measure: Callable[[int], list[dict]],
+    markdown: Callable[[dict], str],
+) -> None:
+    """Measure what the command line asks for, print it, and write name.md and name.json."""
+    arguments = argparse.ArgumentParser(description=doc.splitlines()[0])
     arguments.add_argument("--quick", action="store_true", help="fewer repeats: under a minute")
-    arguments.add_argument("--output", type=Path, help="folder for conv.md and conv.json")
+    arguments.add_argument("--output", type=Path, help=f"folder for {name}.md and {name}.json")
     options = arguments.parse_args()
     # The variable is there for the test that this program runs.
     repeats = int(os.environ.get("RAPA_BENCHMARK_REPEATS", 7 if options.quick else 31))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = cpu_rows(repeats) + gpu_rows(repeats)
-    result = {"machine": machine(device), "repeats": repeats, "rows": rows}
+    result = {"machine": machine(device), "repeats": repeats, "rows": measure(repeats)}
     text = markdown(result)
     print(text)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / "conv.json", result)
-        with whole_file(options.output / "conv.md") as part:
+        write_json(options.output / f"{name}.json", result)
+        with whole_file(options.output / f"{name}.md") as part:
             part.write_text(text)
 
 

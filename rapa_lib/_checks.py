@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -27,6 +27,13 @@ def check_real(
         left = f"above {low:g}" if open_low else f"at least {low:g}"
         right = "" if high == math.inf else f" and at most {high:g}"
         raise ValueError(f"{name}: got {value}, allowed: finite, {left}{right}")
+    return value
+
+
+def check_sequence(name: str, value: Any, of: str = "") -> Sequence:
+    """Return ``value`` if it is a sequence and no string; raise TypeError otherwise."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: got {value!r}, expected a sequence{of and f' of {of}'}")
     return value
 
 

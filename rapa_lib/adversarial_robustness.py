@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rapa_lib._checks import check_choice, check_int, check_real
+from rapa_lib._checks import check_choice, check_int, check_real, check_sequence
 from rapa_lib._patch_conv import mix_seeds
 from rapa_lib._progress import Progress
 from rapa_lib.accuracy import load_network
@@ -85,10 +85,7 @@ class RobustnessRun:
 
     def __post_init__(self) -> None:
         for name in ("levels", "linf", "l2", "draws_curve"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Sequence):
-                raise TypeError(f"{name}: got {value!r}, expected a sequence")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(check_sequence(name, getattr(self, name))))
         if not self.levels or len(set(self.levels)) < len(self.levels):
             raise ValueError(f"levels: got {self.levels}, expected different ones of {LEVELS}")
         for level in self.levels:

@@ -12,11 +12,19 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rapa_lib._checks import check_choice, check_int, check_real
+from rapa_lib._checks import check_choice, check_int, check_real, check_sequence
 from rapa_lib._progress import Progress
 from rapa_lib.accuracy import AccuracyRun, choose_device
-from rapa_lib.analog import PRESETS, IdealDevice, TileConfig, convert_to_analog, resolution
+from rapa_lib.analog import (
+    PRESETS,
+    AnalogLinear,
+    IdealDevice,
+    TileConfig,
+    convert_to_analog,
+    resolution,
+)
 from rapa_lib.analog._config import PULSE_METHODS
+from rapa_lib.conv import RapaConv2d
 from rapa_lib.data import Dataset
 from rapa_lib.records import provenance
 from rapa_lib.training import (
@@ -151,9 +159,7 @@ class AnalogTraining:
 
     def __post_init__(self) -> None:
         for name in ("tilings", "methods", "imperfections", "imperfect_methods", "noise_levels"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Sequence):
-                raise TypeError(f"{name}: got {value!r}, expected a sequence")
+            check_sequence(name, getattr(self, name))
         for name, allowed in (("methods", METHODS), ("imperfect_methods", METHODS)):
             for value in getattr(self, name):
                 check_choice(name, value, allowed)
@@ -369,8 +375,9 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_matrices(network: nn.Module) -> list[nn.Module]:
-    kinds = ("Conv2d", "RapaConv2d", "Linear", "AnalogRapaConv2d", "AnalogLinear")
-    return [layer for layer in network.modules() if type(layer).__name__ in kinds]
+    """The layers that :func:`convert_to_analog` converts, or has converted."""
+    kinds = (nn.Conv2d, nn.Linear, RapaConv2d, AnalogLinear)
+    return [layer for layer in network.modules() if isinstance(layer, kinds)]
 
 
 def _checked_imperfection(pair: Sequence) -> tuple[str, float]:

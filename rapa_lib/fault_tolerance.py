@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from rapa_lib._checks import check_bool, check_int, check_real
+from rapa_lib._checks import check_bool, check_int, check_real, check_sequence
 from rapa_lib._files import writable_folder
 from rapa_lib._patch_conv import mix_seeds
 from rapa_lib.accuracy import LABELS, AccuracyRun
@@ -66,9 +66,7 @@ class FaultSweep:
 
     def __post_init__(self) -> None:
         for name in ("shares", "reroute"):
-            values = getattr(self, name)
-            if isinstance(values, str) or not isinstance(values, Sequence):
-                raise TypeError(f"{name}: got {values!r}, expected a sequence")
+            values = check_sequence(name, getattr(self, name))
             if len(values) == 0 or len(set(values)) < len(values):
                 raise ValueError(f"{name}: got {tuple(values)}, expected different values")
         plain = {

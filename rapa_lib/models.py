@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rapa_lib._checks import check_choice, check_int, check_real
+from rapa_lib._checks import check_choice, check_int, check_real, check_sequence
 from rapa_lib.conv import TILE_INITS, RapaConv2d
 from rapa_lib.noisy import NoisyConv2d
 from rapa_lib.perforated import PerforatedConv2d
@@ -163,7 +163,8 @@ def check_shape(
     n_tiles = _ints("n_tiles", n_tiles, len(channels))
     if any(k % 2 == 0 for k in kernel_sizes):
         raise ValueError(f"kernel_sizes: got {kernel_sizes}, allowed: odd sizes")
-    noise = tuple(check_real("noise", strength, low=0) for strength in _sequence("noise", noise))
+    check_sequence("noise", noise, "numbers")
+    noise = tuple(check_real("noise", strength, low=0) for strength in noise)
     if tiling == "noisy" and len(noise) != len(channels):
         raise ValueError(f"noise: got {noise}, expected {len(channels)} numbers")
     return channels, kernel_sizes, n_tiles, noise
@@ -223,14 +224,8 @@ def _enlarge(channels, n_tiles, in_channels, n_classes, kernel_sizes, last_size)
 
 def _ints(name: str, values, length: int | None = None) -> tuple[int, ...]:
     """Return a sequence of positive integers as a tuple, checked."""
-    _sequence(name, values)
+    check_sequence(name, values, "numbers")
     if len(values) == 0 or (length is not None and len(values) != length):
         wanted = "at least one number" if length is None else f"{length} numbers"
         raise ValueError(f"{name}: got {tuple(values)}, expected {wanted}")
     return tuple(check_int(name, v, low=1) for v in values)
-
-
-def _sequence(name: str, values) -> Sequence:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers")
-    return values

@@ -95,6 +95,14 @@ def clean_accuracy(table: pd.DataFrame, label: str) -> tuple[float, float, float
     return share_over_images(np.array(list(clean_correct(table, label).values())))
 
 
+def correct_by_seed(rows: pd.DataFrame) -> dict[int, np.ndarray]:
+    """By seed, how each image fared in the one row of :func:`strongest`; empty without it."""
+    if len(rows) == 0:
+        return {}
+    (row,) = row_dicts(rows)
+    return dict(zip(row["seeds"], row["correct"], strict=True))
+
+
 def paired_difference(mine: dict, others: dict) -> tuple[float, float, float] | None:
     seeds = sorted(set(mine) & set(others))
     if not seeds or any(len(mine[s]) != len(others[s]) for s in seeds):

@@ -21,6 +21,7 @@ from rapa_lib.figures._under_attack import (
     at_focus,
     clean_accuracy,
     clean_correct,
+    correct_by_seed,
     interval_of,
     over_images,
     paired_difference,
@@ -239,12 +240,12 @@ def _differences(here: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         if clean is not None:
             said.append(f"clean {_points_text(clean)}")
         for level in LEVELS:
-            pair = [
-                dict(zip(part["seeds"], part["correct"], strict=True))
-                for which in (here[here["label"] == label], reference)
-                for part in row_dicts(which[which["level"] == level])
-            ]
-            gap = paired_difference(*pair) if len(pair) == 2 else None
+            gap = paired_difference(
+                *(
+                    correct_by_seed(rows[rows["level"] == level])
+                    for rows in (here[here["label"] == label], reference)
+                )
+            )
             if gap is not None:
                 said.append(f"{level.replace('_', '-')} {_points_text(gap)}")
                 verdict[label, level] = gap
@@ -270,14 +271,9 @@ def _against_noise(found: pd.DataFrame) -> list[str]:
     told = []
     for epsilon, rows in adaptive.groupby("epsilon"):
         mine, noisy = (rows[rows["tiling"] == tiling] for tiling in ("random", "noisy"))
-        if len(mine) != 1 or len(noisy) != 1:
+        if len(mine) > 1 or len(noisy) > 1:
             continue
-        pair = (
-            dict(zip(row["seeds"], row["correct"], strict=True))
-            for part in (mine, noisy)
-            for row in row_dicts(part)
-        )
-        gap = paired_difference(*pair)
+        gap = paired_difference(correct_by_seed(mine), correct_by_seed(noisy))
         if gap is not None:
             told.append(f"ε = {_budget('linf', epsilon)}: {_points_text(gap)}")
     if not told:
