@@ -57,3 +57,32 @@ def test_filter_similarity_without_an_expectation_still_answers(tmp_path):
     assert (record["tiling"], record["penalties"], record["pulls"]) == ("image", [], {})
     assert [row["epoch"] for row in record["similarities"]] == [0, 0, 1, 1]
     assert "No penalty: these assignments" in (tmp_path / "executed.ipynb").read_text()
+
+
+def test_the_report_judges_a_committed_study(tmp_path):
+    executed = papermill.execute_notebook(
+        ROOT / "notebooks/report.ipynb",
+        tmp_path / "report.ipynb",
+        {"output": str(tmp_path)},
+        kernel_name="python3",
+        cwd=ROOT / "notebooks",
+        progress_bar=False,
+    )
+    outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
+    pages = "".join(data.get("text/html", "") for data in outputs)
+    assert pages.count("data:image/png;base64,") >= 10
+    assert all(f'id="tests-{name}"' in pages for name in ("C1", "C4", "N1"))
+    assert (tmp_path / "claims.csv").read_text().startswith("id,claim,test,setting,rule,mean")
+    assert "| C1" in (tmp_path / "claims.md").read_text()
+
+
+def test_the_report_says_what_it_needs(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="expected the folder of a study"):
+        papermill.execute_notebook(
+            ROOT / "notebooks/report.ipynb",
+            tmp_path / "report.ipynb",
+            {"results": str(tmp_path)},
+            kernel_name="python3",
+            cwd=ROOT / "notebooks",
+            progress_bar=False,
+        )

@@ -32,6 +32,7 @@ accuracy
 acceleration analog_training trained
 adversarial_robustness fault_tolerance filter_similarity
 figures
+claims
 __init__
 """.strip().splitlines()
 
@@ -186,6 +187,7 @@ SMALL = {
 UNRUN = {
     "make study STUDY=mnist5k",
     "make study STUDY=cifar10 DATA=../shared/data/cifar10",
+    "make study STUDY=standard DATA=../shared/data/cifar10",
     "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
 }
 

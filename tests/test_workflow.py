@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import nbformat
+import pandas as pd
 import papermill
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from PIL import Image
 
 from rapa_lib import AccuracyRun, load_network, save_run
 from rapa_lib.accuracy import LABELS
+from rapa_lib.claims import judge_claims, read_claims
 from rapa_lib.records import collect, write_table
 from rapa_lib.training import load_checkpoint
 
@@ -251,6 +253,42 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
     assert names == {".lock"}
 
 
+def test_the_report_is_one_page_with_every_figure_and_verdict(smoke):
+    page = (smoke.folder / "report.html").read_text()
+    assert not re.search(r"<script|<link|<iframe|(?:src|href)=.https?:", page)
+    figures = [name for names in TABLES.values() for name in names if name.endswith(".png")]
+    assert sorted(re.findall(r'<img[^>]* id="(\w+)"', page)) == sorted(
+        Path(f).stem for f in figures
+    )
+    ids = re.findall(r' id="([\w-]+)"', page)
+    assert set(re.findall(r'href="#([\w-]+)"', page)) <= set(ids)
+    for row in rows(smoke.folder / "claims.csv"):
+        assert f'id="tests-{row["id"]}"' in page
+    assert "failed: none" in page
+    assert "Traceback" not in page
+
+
+def test_the_claims_of_a_study_are_judged_from_its_tables(smoke):
+    claims, min_seeds = read_claims(yaml.safe_load((ROOT / "config/claims/paper.yaml").read_text()))
+    tables = {path.stem: pd.read_csv(path) for path in smoke.folder.glob("*.csv")}
+    write_table(smoke.folder.parent / "judged.csv", judge_claims(claims, tables, min_seeds))
+    judged = rows(smoke.folder.parent / "judged.csv")
+    assert judged == rows(smoke.folder / "claims.csv")
+    assert {row["verdict"] for row in judged} == {"no verdict", "not measured"}  # one seed
+
+
+def test_every_run_is_listed_with_what_it_took(smoke):
+    listed = rows(smoke.folder / "runs.csv")
+    planned = [(e, run.name) for e, runs in smoke.study.runs.items() for run in runs]
+    assert [(row["experiment"], row["run"]) for row in listed] == planned
+    for row in listed:
+        record = json.loads(
+            (smoke.folder / "runs" / row["experiment"] / row["run"] / "record.json").read_text()
+        )
+        assert (row["done"], row["git_commit"]) == ("True", record["git_commit"])
+        assert float(row["seconds"]) > 0
+
+
 def test_the_end_says_where_the_tables_are(smoke):
     assert "smoke: 7 of 7 runs are in" in smoke.done.stdout
     for experiment in TABLES:
@@ -364,12 +402,17 @@ def test_the_snakefiles_own_command_plans_the_quick_study(house):
         "accuracy_run": n_runs["accuracy"],
         "further_run": sum(n_runs.values()) - n_runs["accuracy"],
         **{f"{experiment}_table": 1 for experiment in TABLES},
+        **ENDS,
     }
+
+
+# What is done again whenever a run is.
+ENDS = {"runs_table": 1, "report": 1}
 
 
 def jobs_of(plan):
     """Counts of jobs by rule."""
-    found = re.findall(r"^(\w+_(?:run|table)) +(\d+)$", plan, re.M)
+    found = re.findall(r"^(\w+_(?:run|table)|report) +(\d+)$", plan, re.M)
     return {rule: int(count) for rule, count in found}
 
 
@@ -405,20 +448,21 @@ def plan_without(path, house, finished):
 def test_a_run_that_lost_a_file_is_run_again(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.runs[0] / name, house, finished)
     # The table of acceleration holds the errors of the trained networks.
-    assert jobs == dict.fromkeys(["accuracy_run", "accuracy_table", "acceleration_table"], 1)
+    again = ["accuracy_run", "accuracy_table", "acceleration_table"]
+    assert jobs == dict.fromkeys(again, 1) | ENDS
     assert f"output: {smoke.runs[0]}" in plan
     assert f"output: {smoke.runs[1]}" not in plan
 
 
 def test_a_table_that_lost_its_figure_is_collected_again(house, smoke, finished):
     _, jobs = plan_without(smoke.folder / "accuracy.png", house, finished)
-    assert jobs == {"accuracy_table": 1}
+    assert jobs == {"accuracy_table": 1, "report": 1}
 
 
 @pytest.mark.parametrize("name", ["record.json", "filter_similarity.ipynb"])
 def test_a_follower_that_lost_a_file_is_run_again_without_its_network(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.follower / name, house, finished)
-    assert jobs == {"further_run": 1, "filter_similarity_table": 1}
+    assert jobs == {"further_run": 1, "filter_similarity_table": 1} | ENDS
     assert f"output: {smoke.follower}" in plan
 
 
@@ -428,7 +472,7 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     _, jobs = plan_without(path, house, finished)
     # Analog training has networks of its own.
     tables = {f"{experiment}_table": 1 for experiment in TABLES if experiment != "analog_training"}
-    assert jobs == {"accuracy_run": 1, "further_run": 3} | tables
+    assert jobs == {"accuracy_run": 1, "further_run": 3} | tables | ENDS
 
 
 # --- Kills and failures -----------------------------------------------------------------------
@@ -556,12 +600,17 @@ def test_only_the_failed_run_is_tried_again(house, fragile):
     assert len(rows(fragile.results / "fragile/accuracy.csv")) == 1
 
 
-# In the places of run_notebook.py and collect_accuracy.py, to see the workflow alone.
+# In the places of what runs notebooks, collects and exports, to see the workflow alone.
 RUN = """
 import json, sys
 from pathlib import Path
 
 parameters = json.loads(sys.argv[4])
+if "results" in parameters:
+    for name in ("claims.csv", "claims.md"):
+        Path(parameters["output"], name).touch()
+    Path(sys.argv[2]).touch()
+    sys.exit()
 if "network" in parameters:
     assert Path(parameters["network"]).name == "network.pt"
     assert Path(parameters["network"]).exists()
@@ -583,6 +632,8 @@ if (folder / "stop").exists():
 for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
     (folder / name).write_text(" ".join(sys.argv))
 """
+COLLECT_RUNS = "import sys, pathlib; pathlib.Path(sys.argv[1], 'runs.csv').touch()"
+EXPORT = "import sys, pathlib; pathlib.Path(sys.argv[2]).touch()"
 
 
 @pytest.fixture
@@ -592,6 +643,8 @@ def mocked(house, tmp_path):
     (tmp_path / "house/workflow/run_notebook.py").write_text(RUN)
     for experiment in TABLES:
         (tmp_path / f"house/workflow/collect_{experiment}.py").write_text(COLLECT)
+    (tmp_path / "house/workflow/collect_runs.py").write_text(COLLECT_RUNS)
+    (tmp_path / "house/workflow/export_report.py").write_text(EXPORT)
     return tmp_path / "house"
 
 

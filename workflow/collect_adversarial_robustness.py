@@ -1,5 +1,7 @@
 """Collect the records of the robustness experiment into its table, figures and summary."""
 
+from pathlib import Path
+
 import pandas as pd
 from collecting import arguments, read, write_page
 
@@ -11,6 +13,7 @@ from rapa_lib.figures.robustness import (
     robustness_answer,
     robustness_figure,
     robustness_summary,
+    strongest_by_seed,
 )
 from rapa_lib.records import write_table
 
@@ -25,6 +28,7 @@ def main() -> None:
     table["config"] = [record["config"] for record in records for _ in record["rows"]]
     stem = options.results / "adversarial_robustness"
     write_table(stem.with_suffix(".csv"), table.drop(columns=[*BY_IMAGE, "config"]))
+    write_table(Path(f"{stem}_strongest.csv"), strongest_by_seed(table))
     save_figure(robustness_figure(table), stem)
     save_figure(draws_figure(table), f"{stem}_draws")
     save_figure(examples_figure(records), f"{stem}_examples")

@@ -42,7 +42,7 @@ def main() -> None:
             papermill.execute_notebook(
                 options.notebook,
                 running,
-                options.parameters | {"output": str(folder)},
+                {"output": str(folder)} | options.parameters,
                 kernel_name="python3",
                 cwd=ROOT,
                 progress_bar=False,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
 from study import ROOT, TABLES, Study, load_study
 
 from rapa_lib._checks import check_int
@@ -20,6 +21,7 @@ from rapa_lib.acceleration import AccelerationRun
 from rapa_lib.accuracy import AccuracyRun, choose_device
 from rapa_lib.adversarial_robustness import RobustnessRun
 from rapa_lib.analog_training import AnalogTraining
+from rapa_lib.claims import read_claims
 from rapa_lib.fault_tolerance import FaultSweep
 from rapa_lib.filter_similarity import FilterSimilarityRun
 
@@ -45,6 +47,7 @@ def main() -> None:
         check_int("cores", options.cores, low=1)
         study = load_study(options.config, options.data)
         check_runs(study)
+        read_claims(yaml.safe_load(Path(study.claims).read_text()))
         folder = writable_folder("results", options.results / study.name)
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"study not started: {error}") from error
@@ -152,6 +155,8 @@ def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool)
             pages = [folder / name for name in TABLES[experiment] if name.endswith(".md")]
             if any(folder / "runs" / experiment / run.name not in failed for run in runs):
                 print(f"  {experiment:18} {', '.join(map(str, pages))}")
+        if (folder / "report.html").exists():
+            print(f"  {'report':18} {folder / 'report.html'}")
     elif len(failed) < study.n_runs:
         print(f"\nFAILED to collect the tables of {folder}; see above")
     for place, error in failed.items():

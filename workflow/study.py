@@ -1,6 +1,7 @@
 """A study: which runs its YAML asks for, each checked before anything is trained."""
 
 import ast
+import functools
 import hashlib
 import itertools
 import json
@@ -38,6 +39,7 @@ TABLES = {
     ),
     "adversarial_robustness": (
         "adversarial_robustness.csv", "adversarial_robustness.md",
+        "adversarial_robustness_strongest.csv",
         *_pictures(
             "adversarial_robustness", "adversarial_robustness_draws",
             "adversarial_robustness_examples",
@@ -68,8 +70,8 @@ class Run:
         name: names its folder; holds a hash of all its parameters.
         parameters: what papermill hands to the notebook.
         network: name of the accuracy run whose trained network it starts from, if it needs one.
-        copies: names of accuracy runs that differ from that one in their seed alone, if its
-            notebook asks for them.
+        copies: name of an accuracy run that differs from that one in its seed alone, if its
+            notebook asks for copies and there is one.
     """
 
     name: str
@@ -80,12 +82,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name, description, threads a run, and the runs of each of its experiments."""
+    """A study: its name, description, threads a run, runs by experiment, and rules of judgement."""
 
     name: str
     description: str
     threads: int
     runs: dict[str, list[Run]]
+    claims: str = "config/claims/paper.yaml"
 
     @property
     def n_runs(self) -> int:
@@ -131,7 +134,13 @@ class Study:
                     for network in networks
                     for own in settings
                 ]
-        return cls(config["study"], config["description"], threads, runs)
+        claims = f"config/claims/{config.get('claims', 'paper')}.yaml"
+        if not (ROOT / claims).is_file():
+            known = sorted(path.stem for path in (ROOT / "config/claims").glob("*.yaml"))
+            raise ValueError(
+                f"study: claims: got {config['claims']!r}, allowed: {', '.join(known)}"
+            )
+        return cls(config["study"], config["description"], threads, runs, claims)
 
 
 def load_study(path: str | Path, data: str | None = None) -> Study:
@@ -147,20 +156,23 @@ def load_study(path: str | Path, data: str | None = None) -> Study:
     return Study.of(config, data)
 
 
+@functools.cache
 def _parameters(experiment: str) -> dict[str, Any]:
-    """The parameters of an experiment's notebook."""
+    """The parameters of an experiment's notebook, read once a process."""
     return papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
 
 
 def _copies(network: Run, runs: list[Run]) -> tuple[str, ...]:
-    """The accuracy runs that differ from one in their seed alone."""
+    """The first accuracy run that differs from one in its seed alone.
+
+    One, so that the cost of attacks that transfer grows with the number of seeds, not its square.
+    """
 
     def but_seed(run: Run) -> dict[str, Any]:
         return {name: value for name, value in run.parameters.items() if name != "seed"}
 
-    return tuple(
-        run.name for run in runs if run is not network and but_seed(run) == but_seed(network)
-    )
+    others = (run.name for run in runs if run is not network and but_seed(run) == but_seed(network))
+    return tuple(itertools.islice(others, 1))
 
 
 def _grid(experiment: str, config: dict, threads: int, data: str | None = None) -> list[Run]:

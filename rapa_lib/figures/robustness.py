@@ -39,6 +39,12 @@ LEVEL_TITLES = {
 REFERENCE = "none"  # the tiling that others are compared with
 
 
+CONFIGURATION = [
+    "dataset", "tiling", "n_tiles", "tile_init", "pooling", "activation", "normalisation",
+    "tile_lr_power", "epochs",
+]  # fmt: skip
+
+
 def robustness_figure(table: pd.DataFrame) -> Figure:
     """Robust accuracy against the budget ε: a column a level, a row a norm, a line a network.
 
@@ -194,6 +200,27 @@ def robustness_summary(table: pd.DataFrame) -> pd.DataFrame:
             row[f"median {NORMS[part['norm'].iloc[0]]} norm, {attack}"] = told
         rows.append(row)
     return pd.DataFrame(rows).fillna(UNKNOWN)
+
+
+def strongest_by_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """Robust accuracy under the attack that leaves least, as :func:`strongest` finds it, by seed.
+
+    Returns:
+        A row a configuration, level, norm, budget and seed: ``dataset``, ``tiling``, ``n_tiles``,
+        ``tile_init``, ``pooling``, ``activation``, ``normalisation``, ``tile_lr_power``,
+        ``epochs``, ``level``, ``norm``, ``epsilon``, ``attack``, ``seed``, ``n_images``,
+        ``robust_accuracy`` (a share).
+    """
+    table = with_labels(table)
+    settings = table.drop_duplicates("label").set_index("label")[CONFIGURATION]
+    rows = [
+        settings.loc[found["label"]].to_dict()
+        | {name: found[name] for name in ("level", "norm", "epsilon", "attack")}
+        | {"seed": seed, "n_images": len(correct), "robust_accuracy": float(correct.mean())}
+        for found in row_dicts(strongest(table))
+        for seed, correct in zip(found["seeds"], found["correct"], strict=True)
+    ]
+    return pd.DataFrame(rows)
 
 
 def robustness_answer(table: pd.DataFrame, records: Sequence[dict[str, Any]]) -> str:
