@@ -1,6 +1,5 @@
 """A study runs from its YAML file to its tables, goes on after a kill, and names what failed."""
 
-import csv
 import fcntl
 import json
 import os
@@ -9,32 +8,35 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import collect_accuracy
 import nbformat
 import papermill
-import psutil
 import pytest
+import run_notebook
+import run_study
 import torch
 import yaml
 from PIL import Image
+from study import TABLES, Study, load_study
+from workflow_house import (
+    COLLECT,
+    ROOT,
+    command,
+    execute,
+    kill_with_descendants,
+    rows,
+    write_yaml,
+)
 
 from rapa_lib import AccuracyRun, load_network, save_run
 from rapa_lib.accuracy import LABELS
 from rapa_lib.records import collect, write_table
 from rapa_lib.training import load_checkpoint
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-
-import collect_accuracy
-import run_notebook
-import run_study
-from study import TABLES, Study, load_study
-
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STUDIES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/schema.yaml"})
 
@@ -58,26 +60,6 @@ FRAGILE = {
 }
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """A copy of what a study needs beside the library: what Snakemake keeps of it goes with it."""
-    house = tmp_path_factory.mktemp("house")
-    for folder in ("workflow", "config", "notebooks"):
-        shutil.copytree(ROOT / folder, house / folder)
-    return house
-
-
-def command(config, results, *options):
-    return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
-
-
-def execute(house, *args):
-    return subprocess.run(
-        [str(arg) for arg in args], cwd=house, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
 def snakemake(house, *args, python=sys.executable):
     """Ask Snakemake itself what it would do."""
     done = execute(
@@ -87,19 +69,8 @@ def snakemake(house, *args, python=sys.executable):
     return done.stdout + done.stderr
 
 
-def rows(path):
-    """The rows of a CSV file, as they are written."""
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def mtimes(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("[!.]*") if path.is_file()}
-
-
-def write_yaml(path, content):
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
 
 
 @pytest.fixture
@@ -112,22 +83,6 @@ def one_thread():
 
 
 # --- The smoke study --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def smoke(house, tmp_path_factory):
-    """The smoke study, run once; its results lie where a path is hardest to hand on."""
-    results = tmp_path_factory.mktemp("results of ünï: #1")
-    done = execute(house, *command("config/smoke.yaml", results))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return SimpleNamespace(
-        done=done,
-        results=results,
-        folder=results / "smoke",
-        study=load_study(ROOT / "config/smoke.yaml"),
-        runs=sorted((results / "smoke/runs/accuracy").iterdir()),
-        follower=next((results / "smoke/runs/filter_similarity").iterdir()),
-    )
 
 
 def test_every_run_has_a_row_and_it_is_the_record(smoke):
@@ -469,17 +424,6 @@ def fragile(house, tmp_path_factory):
     )
 
 
-def kill_with_descendants(process):
-    """SIGKILL a process and all that it started, the kernels in sessions of their own too."""
-    with suppress(psutil.NoSuchProcess):
-        everyone = [p := psutil.Process(process.pid), *p.children(recursive=True)]
-        for one in everyone:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(everyone, timeout=30)
-    process.wait()
-
-
 def test_a_killed_training_goes_on_where_it_was(fragile):
     before = fragile.killed.training["history"]
     assert 1 <= len(before) < 20
@@ -558,7 +502,7 @@ def test_only_the_failed_run_is_tried_again(house, fragile):
 
 # In the places of run_notebook.py and collect_accuracy.py, to see the workflow alone.
 RUN = """
-import json, sys
+import json, sys, zipfile
 from pathlib import Path
 
 parameters = json.loads(sys.argv[4])
@@ -567,21 +511,10 @@ if "network" in parameters:
     assert Path(parameters["network"]).exists()
 elif parameters["seed"] in (0, 3):
     sys.exit("no")
-Path(sys.argv[2]).touch()
-for name in ("record.json", "curve.json", "similarity.json", "network.pt"):
-    (Path(sys.argv[2]).parent / name).touch()
-"""
-COLLECT = """
-import sys
-from pathlib import Path
-
-from study import TABLES
-
-folder = Path(sys.argv[1])
-if (folder / "stop").exists():
-    sys.exit("no")
-for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
-    (folder / name).write_text(" ".join(sys.argv))
+Path(sys.argv[2]).write_text('{"cells": []}')
+for name in ("record.json", "curve.json", "similarity.json"):
+    Path(sys.argv[2]).with_name(name).write_text("{}")
+zipfile.ZipFile(Path(sys.argv[2]).with_name("network.pt"), "w").close()
 """
 
 

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from study import ROOT, TABLES, Study, load_study
+from whole import remove_damaged
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
@@ -49,6 +50,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"study not started: {error}") from error
     with sole_user(folder) as lock:
+        for path in remove_damaged(study, folder):
+            print(f"DAMAGED {path}: removed, its run is done again", flush=True)
         collected = run_snakemake(options, lock)
         failed = failures(study, folder)
         if failed and any((folder / "runs/accuracy").glob("*/record.json")):
