@@ -2,12 +2,17 @@
 
 import json
 import logging
+import re
 import shutil
+import sys
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
+from study import Limits, Study, load_study
 from whole import is_whole, remove_damaged
-from workflow_house import command, execute, rows
+from workflow_house import COLLECT, command, execute, rows, write_yaml
 
 from rapa_lib._progress import Progress
 from rapa_lib.training import load_checkpoint, save_checkpoint
@@ -111,3 +116,131 @@ def test_half_a_resume_file_is_begun_anew(tmp_path, caplog):
     assert kept.done == {}
     kept.add("one", [4])
     assert json.loads(path.read_text())["done"] == {"one": [4]}
+
+
+# --- Limits and retries -----------------------------------------------------------------------
+
+# In the place of the accuracy notebook's story: what a run of each seed does.
+STORY = """
+import os, time, zipfile
+from pathlib import Path
+
+folder = Path(output)
+with (folder / "tries.txt").open("a") as tries:
+    tries.write("x")
+if seed == 1:
+    raise RuntimeError("no")
+if seed == 2:
+    held = b"x" * 900_000_000
+    time.sleep(600)
+if seed == 3:
+    time.sleep(600)
+if seed == 4:
+    os.kill(os.getpid(), 9)
+if seed == 5 and (folder / "tries.txt").read_text() == "x":
+    raise RuntimeError("only once")
+if seed == 6:
+    held = b"x" * 450_000_000
+    time.sleep(2)
+for name in ("record.json", "curve.json", "similarity.json"):
+    (folder / name).write_text("{}")
+zipfile.ZipFile(folder / "network.pt", "w").close()
+"""
+LIMITED = {
+    "study": "limited",
+    "description": "Runs that raise, hold too much, last too long, die",
+    "threads": 1,
+    "limits": {"minutes": 60, "memory_gb": 0.35, "retries": 1},
+    "accuracy": {
+        "common": {"dataset": "mnist5k", "n_train": 512, "n_test": 100},
+        "grid": [{"seed": [0, 1, 2, 3, 4, 5, 6]}],
+        "limits": {"minutes": 0.2},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def limited(house, tmp_path_factory):
+    """The limited study, run once; its folder, its runs' by seed, and what it said."""
+    place = tmp_path_factory.mktemp("limited")
+    shutil.copytree(house, place / "house", ignore=shutil.ignore_patterns(".snakemake"))
+    path = place / "house/notebooks/accuracy.ipynb"
+    notebook = nbformat.read(path, 4)
+    (given,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    notebook.cells = [given, nbformat.v4.new_code_cell(STORY)]
+    nbformat.write(notebook, path)
+    (place / "house/workflow/collect_accuracy.py").write_text(COLLECT)
+    config = write_yaml(place / "limited.yaml", LIMITED)
+    done = execute(place / "house", *command(config, place, "--cores", "2"))
+    runs = [place / "limited/runs/accuracy" / r.name for r in load_study(config).runs["accuracy"]]
+    return SimpleNamespace(done=done, folder=place / "limited", runs=runs)
+
+
+def test_what_breaks_its_limits_is_named_after_its_attempts_and_the_rest_completes(limited):
+    assert limited.done.returncode == 1
+    assert "limited: 3 of 7 runs are in" in limited.done.stdout
+    said = dict(re.findall(r"FAILED accuracy (\S+): (.*)", limited.done.stdout))
+    reasons = {
+        1: r"RuntimeError: no",
+        2: r"used 0\.\d+ GB, limit 0\.7 GB",  # twice that of the first attempt
+        3: r"ran past its limit of 0\.2 min",
+        4: r"the kernel died, perhaps out of memory",
+    }
+    assert set(said) == {limited.runs[seed].name for seed in reasons}
+    for seed, reason in reasons.items():
+        assert re.fullmatch(f"{reason}, after 2 attempts", said[limited.runs[seed].name])
+        told = json.loads((limited.runs[seed] / "error.json").read_text())
+        assert told["attempts"] == 2
+        assert (limited.runs[seed] / "failed.ipynb").exists()
+    arguments = (limited.folder / "accuracy.md").read_text()
+    assert arguments.endswith(" --missing 4")
+    collected = [seed for seed, run in enumerate(limited.runs) if run.name in arguments]
+    assert collected == [0, 5, 6]
+
+
+def test_runs_are_tried_again_as_often_as_configured(limited):
+    tries = [len((run / "tries.txt").read_text()) for run in limited.runs]
+    # The last one ran out of memory once; its retry had more.
+    assert tries == [1, 2, 2, 2, 2, 2, 2]
+    assert not (limited.runs[6] / "error.json").exists()
+
+
+def test_limits_are_the_studys_replaced_by_the_experiments_and_change_no_name():
+    study = Study.of(LIMITED)
+    assert study.limits["accuracy"] == Limits(minutes=0.2, memory_gb=0.35, retries=1)
+    bare = json.loads(json.dumps(LIMITED))
+    del bare["limits"], bare["accuracy"]["limits"]
+    assert Study.of(bare).limits["accuracy"] == Limits(None, None, 0)
+    assert Study.of(bare).runs == study.runs
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"hours": 1}, ["'hours'", "allowed keys: minutes, memory_gb, retries"]),
+        ({"minutes": 0}, ["$.limits.minutes", "0 is less than or equal to the minimum of 0"]),
+        ({"memory_gb": float("nan")}, ["memory_gb: got nan, allowed: above 0"]),
+        ({"memory_gb": float("inf")}, ["$.limits.memory_gb", "inf is greater than the maximum"]),
+        ({"memory_gb": "8"}, ["$.limits.memory_gb", "'8' is not of type 'number'"]),
+        ({"retries": -1}, ["$.limits.retries", "-1 is less than the minimum of 0"]),
+        ({"retries": 0.5}, ["$.limits.retries", "0.5 is not of type 'integer'"]),
+    ],
+)
+def test_bad_limits_are_refused(limits, words):
+    with pytest.raises(ValueError, match=r"^study: ") as caught:
+        Study.of(LIMITED | {"limits": limits})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_snakemake_is_told_what_a_run_takes(house, tmp_path):
+    own = {"minutes": 90.5, "memory_gb": 2.5}
+    config = LIMITED | {"accuracy": LIMITED["accuracy"] | {"limits": own}}
+    path = write_yaml(tmp_path / "limited.yaml", config)
+    done = execute(
+        house, sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1",
+        "--snakefile", "workflow/Snakefile", "--configfile", path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mem_mb=2500" in done.stdout
+    assert "runtime=91" in done.stdout

@@ -142,10 +142,15 @@ def failures(study: Study, folder: Path) -> dict[Path, str]:
                 failed[place] = f"there is no network: accuracy run {missing[0]} failed"
                 continue
             try:
-                failed[place] = json.loads((place / "error.json").read_text())["error"]
-            except (OSError, ValueError, KeyError):
+                told = json.loads((place / "error.json").read_text())
+                failed[place] = told["error"] + after(told["attempts"])
+            except (OSError, ValueError, KeyError, TypeError):
                 failed[place] = "it left no error; see its log.txt"
     return failed
+
+
+def after(attempts: int) -> str:
+    return f", after {attempts} attempts" if attempts > 1 else ""
 
 
 def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool) -> None:
