@@ -1,22 +1,26 @@
 """Parts of a long measurement that are done, in a file that is whole at any time."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from rapa_lib._files import writable_folder
 from rapa_lib.records import write_json
 
+log = logging.getLogger(__name__)
+
 
 class Progress:
     """What is measured already, by key; kept in a file if there is one.
 
     Args:
-        path: the file, which is read if it exists; None keeps nothing.
+        path: the file, which is read if it exists, and begun anew, with a logged warning, if it is
+            damaged; None keeps nothing.
         identity: what the measurement is of; plain enough for JSON.
 
     Raises:
-        ValueError: if the file is damaged or of another measurement, or cannot be written.
+        ValueError: if the file is of another measurement, or cannot be written.
     """
 
     def __init__(self, path: str | Path | None, identity: dict[str, Any]) -> None:
@@ -32,7 +36,8 @@ class Progress:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"resume: {self.path} is damaged; remove it: {error!r}") from error
+            log.warning("resume: %s is damaged and is not used: %r", self.path, error)
+            return
         if not mine:
             raise ValueError(f"resume: {self.path} is of another measurement; remove it")
         self.done = done

@@ -1,6 +1,5 @@
 """A study runs from its YAML file to its tables, goes on after a kill, and names what failed."""
 
-import csv
 import fcntl
 import json
 import os
@@ -9,19 +8,30 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import collect_accuracy
 import nbformat
 import pandas as pd
 import papermill
-import psutil
 import pytest
+import run_notebook
+import run_study
 import torch
 import yaml
 from PIL import Image
+from study import TABLES, Study, load_study
+from workflow_house import (
+    COLLECT,
+    ROOT,
+    command,
+    execute,
+    kill_with_descendants,
+    rows,
+    write_yaml,
+)
 
 from rapa_lib import AccuracyRun, load_network, save_run
 from rapa_lib.accuracy import LABELS
@@ -29,14 +39,6 @@ from rapa_lib.claims import judge_claims, read_claims
 from rapa_lib.records import collect, write_table
 from rapa_lib.training import load_checkpoint
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-
-import collect_accuracy
-import run_notebook
-import run_study
-from study import TABLES, Study, load_study
-
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STUDIES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/schema.yaml"})
 
@@ -60,26 +62,6 @@ FRAGILE = {
 }
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """A copy of what a study needs beside the library: what Snakemake keeps of it goes with it."""
-    house = tmp_path_factory.mktemp("house")
-    for folder in ("workflow", "config", "notebooks"):
-        shutil.copytree(ROOT / folder, house / folder)
-    return house
-
-
-def command(config, results, *options):
-    return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
-
-
-def execute(house, *args):
-    return subprocess.run(
-        [str(arg) for arg in args], cwd=house, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
 def snakemake(house, *args, python=sys.executable):
     """Ask Snakemake itself what it would do."""
     done = execute(
@@ -89,19 +71,8 @@ def snakemake(house, *args, python=sys.executable):
     return done.stdout + done.stderr
 
 
-def rows(path):
-    """The rows of a CSV file, as they are written."""
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def mtimes(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("[!.]*") if path.is_file()}
-
-
-def write_yaml(path, content):
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
 
 
 @pytest.fixture
@@ -114,22 +85,6 @@ def one_thread():
 
 
 # --- The smoke study --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def smoke(house, tmp_path_factory):
-    """The smoke study, run once; its results lie where a path is hardest to hand on."""
-    results = tmp_path_factory.mktemp("results of ünï: #1")
-    done = execute(house, *command("config/smoke.yaml", results))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return SimpleNamespace(
-        done=done,
-        results=results,
-        folder=results / "smoke",
-        study=load_study(ROOT / "config/smoke.yaml"),
-        runs=sorted((results / "smoke/runs/accuracy").iterdir()),
-        follower=next((results / "smoke/runs/filter_similarity").iterdir()),
-    )
 
 
 def test_every_run_has_a_row_and_it_is_the_record(smoke):
@@ -397,10 +352,9 @@ def test_the_snakefiles_own_command_plans_the_quick_study(house):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = execute(house, "env", f"PATH={path}", *line.split(), "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    n_runs = {name: len(runs) for name, runs in load_study(ROOT / "config/quick.yaml").runs.items()}
+    runs = load_study(ROOT / "config/quick.yaml").runs
     assert jobs_of(done.stdout) == {
-        "accuracy_run": n_runs["accuracy"],
-        "further_run": sum(n_runs.values()) - n_runs["accuracy"],
+        **{f"{experiment}_run": len(runs[experiment]) for experiment in TABLES},
         **{f"{experiment}_table": 1 for experiment in TABLES},
         **ENDS,
     }
@@ -462,7 +416,7 @@ def test_a_table_that_lost_its_figure_is_collected_again(house, smoke, finished)
 @pytest.mark.parametrize("name", ["record.json", "filter_similarity.ipynb"])
 def test_a_follower_that_lost_a_file_is_run_again_without_its_network(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.follower / name, house, finished)
-    assert jobs == {"further_run": 1, "filter_similarity_table": 1} | ENDS
+    assert jobs == {"filter_similarity_run": 1, "filter_similarity_table": 1} | ENDS
     assert f"output: {smoke.follower}" in plan
 
 
@@ -472,7 +426,8 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     _, jobs = plan_without(path, house, finished)
     # Analog training has networks of its own.
     tables = {f"{experiment}_table": 1 for experiment in TABLES if experiment != "analog_training"}
-    assert jobs == {"accuracy_run": 1, "further_run": 3} | tables | ENDS
+    followers = ("filter_similarity", "fault_tolerance", "adversarial_robustness")
+    assert jobs == {f"{name}_run": 1 for name in ("accuracy", *followers)} | tables | ENDS
 
 
 # --- Kills and failures -----------------------------------------------------------------------
@@ -511,17 +466,6 @@ def fragile(house, tmp_path_factory):
     return SimpleNamespace(
         killed=killed, done=done, config=config, results=results, good=good, bad=bad
     )
-
-
-def kill_with_descendants(process):
-    """SIGKILL a process and all that it started, the kernels in sessions of their own too."""
-    with suppress(psutil.NoSuchProcess):
-        everyone = [p := psutil.Process(process.pid), *p.children(recursive=True)]
-        for one in everyone:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(everyone, timeout=30)
-    process.wait()
 
 
 def test_a_killed_training_goes_on_where_it_was(fragile):
@@ -602,7 +546,7 @@ def test_only_the_failed_run_is_tried_again(house, fragile):
 
 # In the places of what runs notebooks, collects and exports, to see the workflow alone.
 RUN = """
-import json, sys
+import json, sys, zipfile
 from pathlib import Path
 
 parameters = json.loads(sys.argv[4])
@@ -616,21 +560,10 @@ if "network" in parameters:
     assert Path(parameters["network"]).exists()
 elif parameters["seed"] in (0, 3):
     sys.exit("no")
-Path(sys.argv[2]).touch()
-for name in ("record.json", "curve.json", "similarity.json", "network.pt"):
-    (Path(sys.argv[2]).parent / name).touch()
-"""
-COLLECT = """
-import sys
-from pathlib import Path
-
-from study import TABLES
-
-folder = Path(sys.argv[1])
-if (folder / "stop").exists():
-    sys.exit("no")
-for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
-    (folder / name).write_text(" ".join(sys.argv))
+Path(sys.argv[2]).write_text('{"cells": []}')
+for name in ("record.json", "curve.json", "similarity.json"):
+    Path(sys.argv[2]).with_name(name).write_text("{}")
+zipfile.ZipFile(Path(sys.argv[2]).with_name("network.pt"), "w").close()
 """
 COLLECT_RUNS = "import sys, pathlib; pathlib.Path(sys.argv[1], 'runs.csv').touch()"
 EXPORT = "import sys, pathlib; pathlib.Path(sys.argv[2]).touch()"
@@ -764,7 +697,9 @@ def test_a_kernel_that_dies_is_a_failed_run(notebook_run):
         notebook_run(die)
     folder = notebook_run.folder
     assert {path.name for path in folder.iterdir()} == {"failed.ipynb", "error.json"}
-    assert json.loads((folder / "error.json").read_text()) == {"error": "MemoryError: kernel died"}
+    assert json.loads((folder / "error.json").read_text()) == {
+        "error": "MemoryError: kernel died", "attempts": 1
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("left", [None, "", "{}"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 from study import ROOT, TABLES, Study, load_study
+from whole import remove_damaged
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
@@ -52,6 +53,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"study not started: {error}") from error
     with sole_user(folder) as lock:
+        for path in remove_damaged(study, folder):
+            print(f"DAMAGED {path}: removed, its run is done again", flush=True)
         collected = run_snakemake(options, lock)
         failed = failures(study, folder)
         if failed and any((folder / "runs/accuracy").glob("*/record.json")):
@@ -142,10 +145,15 @@ def failures(study: Study, folder: Path) -> dict[Path, str]:
                 failed[place] = f"there is no network: accuracy run {missing[0]} failed"
                 continue
             try:
-                failed[place] = json.loads((place / "error.json").read_text())["error"]
-            except (OSError, ValueError, KeyError):
+                told = json.loads((place / "error.json").read_text())
+                failed[place] = told["error"] + after(told["attempts"])
+            except (OSError, ValueError, KeyError, TypeError):
                 failed[place] = "it left no error; see its log.txt"
     return failed
+
+
+def after(attempts: int) -> str:
+    return f", after {attempts} attempts" if attempts > 1 else ""
 
 
 def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool) -> None:

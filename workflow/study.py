@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,38 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one run may take; nothing here changes what it computes, nor its name.
+
+    Args:
+        minutes: of wall time; None is no limit.
+        memory_gb: of resident memory, in 10⁹ bytes, at the first attempt; None is no limit.
+        retries: attempts after the first that failed.
+
+    Raises:
+        ValueError: for what is not a number.
+    """
+
+    minutes: float | None = None
+    memory_gb: float | None = None
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and math.isnan(value):  # no bound of the schema is beyond it
+                raise ValueError(f"study: limits: {name}: got {value}, allowed: above 0")
+
+
+@dataclass(frozen=True)
 class Study:
-    """A study: its name, description, threads a run, runs by experiment, and rules of judgement."""
+    """A study: its experiments' runs and their limits, and the rules by which it is judged."""
 
     name: str
     description: str
     threads: int
     runs: dict[str, list[Run]]
+    limits: dict[str, Limits]
     claims: str = "config/claims/paper.yaml"
 
     @property
@@ -140,7 +166,11 @@ class Study:
             raise ValueError(
                 f"study: claims: got {config['claims']!r}, allowed: {', '.join(known)}"
             )
-        return cls(config["study"], config["description"], threads, runs, claims)
+        limits = {
+            experiment: Limits(**config.get("limits", {}) | config[experiment].get("limits", {}))
+            for experiment in runs
+        }
+        return cls(config["study"], config["description"], threads, runs, limits, claims)
 
 
 def load_study(path: str | Path, data: str | None = None) -> Study:

@@ -1,0 +1,60 @@
+"""What the tests of the workflow share: its commands, in a copy of what a study needs."""
+
+import csv
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+# In the place of a script that collects, to see the workflow alone.
+COLLECT = """
+import sys
+from pathlib import Path
+
+from study import TABLES
+
+folder = Path(sys.argv[1])
+if (folder / "stop").exists():
+    sys.exit("no")
+for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
+    (folder / name).write_text(" ".join(sys.argv))
+"""
+
+
+def command(config, results, *options):
+    return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
+
+
+def execute(house, *args):
+    return subprocess.run(
+        [str(arg) for arg in args], cwd=house, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def rows(path):
+    """The rows of a CSV file, as they are written."""
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def kill_with_descendants(process):
+    """SIGKILL a process and all that it started, the kernels in sessions of their own too."""
+    with suppress(psutil.NoSuchProcess):
+        everyone = [p := psutil.Process(process.pid), *p.children(recursive=True)]
+        for one in everyone:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(everyone, timeout=30)
+    process.wait()
