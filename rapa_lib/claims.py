@@ -18,7 +18,7 @@ from rapa_lib.figures.similarity import within_errors
 from rapa_lib.statistics import mean_interval
 
 SETTINGS = (
-    "dataset", "n_train", "mirror", "network", "n_tiles", "tile_init", "pooling", "activation",
+    "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling", "activation",
     "normalisation", "tile_lr_power", "epochs", "layer", "layers", "layer_tiles", "schedule",
     "assignment", "varied", "norm", "epsilon", "scale", "share", "kind", "strength", "reroute",
     "method", "imperfection", "value", "fault_draw",

@@ -189,6 +189,8 @@ UNRUN = {
     "make study STUDY=cifar10 DATA=../shared/data/cifar10",
     "make study STUDY=standard DATA=../shared/data/cifar10",
     "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
+    "make study STUDY=paper DATA=../shared/data/cifar10",
+    "make study STUDY=paper DATA=../shared/data/cifar100 NAME=paper_cifar100",
 }
 
 

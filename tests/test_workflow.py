@@ -583,13 +583,14 @@ def test_failures_stop_no_other_run_and_a_failed_collection_is_told(mocked, tmp_
     # One at a time, and first and last fail: in either order one is left to run after a failure.
     config = tmp_path / "study.yaml"
     config.write_text(changed(accuracy__grid=[{"seed": [0, 1, 2, 3]}]))
-    start = command(config, tmp_path / "results", "--cores", "1")
+    start = command(config, tmp_path / "results", "--cores", "1", "--name", "mine")
     runs = [run.name for run in load_study(config).runs["accuracy"]]
-    folder = tmp_path / "results/fragile"
+    folder = tmp_path / "results/mine"
 
     done = execute(tmp_path / "house", *start)
     assert done.returncode == 1
-    assert "fragile: 2 of 4 runs are in" in done.stdout
+    assert not (tmp_path / "results/fragile").exists()
+    assert "mine: 2 of 4 runs are in" in done.stdout
     assert re.findall(r"FAILED accuracy (\S+):", done.stdout) == [runs[0], runs[3]]
     arguments = (folder / "accuracy.md").read_text()
     assert arguments.endswith(" --missing 2")
@@ -921,6 +922,10 @@ def test_results_that_cannot_be_written_are_refused(refusal, tmp_path):
 
 def test_no_cores_are_refused(refusal):
     assert "cores: got 0, allowed: at least 1" in refusal(changed(), "--cores", 0)
+
+
+def test_a_name_that_is_no_folders_is_refused(refusal):
+    assert "$.study: '../mine' does not match" in refusal(changed(), "--name", "../mine")
 
 
 def test_a_second_study_on_the_same_folder_is_refused(refusal, tmp_path):

@@ -40,13 +40,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("config", type=absolute, help="the study's YAML file")
     arguments.add_argument("--data", help="a data set's name or folder, instead of the configured")
+    arguments.add_argument("--name", help="of the study and its folder, instead of the file's")
     arguments.add_argument("--results", type=absolute, default=Path("results"))
     arguments.add_argument("--cores", type=int, default=os.cpu_count())
     options = arguments.parse_args()
     os.chdir(ROOT)
     try:
         check_int("cores", options.cores, low=1)
-        study = load_study(options.config, options.data)
+        study = load_study(options.config, options.data, options.name)
         check_runs(study)
         read_claims(yaml.safe_load(Path(study.claims).read_text()))
         folder = writable_folder("results", options.results / study.name)
@@ -55,10 +56,10 @@ def main() -> None:
     with sole_user(folder) as lock:
         for path in remove_damaged(study, folder):
             print(f"DAMAGED {path}: removed, its run is done again", flush=True)
-        collected = run_snakemake(options, lock)
+        collected = run_snakemake(options, study, lock)
         failed = failures(study, folder)
         if failed and any((folder / "runs/accuracy").glob("*/record.json")):
-            collected = run_snakemake(options, lock, partial=True)
+            collected = run_snakemake(options, study, lock, partial=True)
     report(study, folder, failed, collected)
     sys.exit(0 if collected and not failed else 1)
 
@@ -111,9 +112,14 @@ def sole_user(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def run_snakemake(options: argparse.Namespace, lock: int, *, partial: bool = False) -> bool:
+def run_snakemake(
+    options: argparse.Namespace, study: Study, lock: int, *, partial: bool = False
+) -> bool:
     """Bring a study's tables up to date, going on past runs that fail; False if one did."""
-    settings = {"results": str(options.results), "data": options.data, "partial": partial}
+    settings = {
+        "study": study.name, "results": str(options.results), "data": options.data,
+        "partial": partial,
+    }  # fmt: skip
     # In a file: Snakemake would guess the types of settings on its command line.
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(settings, file)

@@ -173,8 +173,12 @@ class Study:
         return cls(config["study"], config["description"], threads, runs, limits, claims)
 
 
-def load_study(path: str | Path, data: str | None = None) -> Study:
-    """Read and check a study's YAML file; see :meth:`Study.of`."""
+def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
+    """Read and check a study's YAML file; see :meth:`Study.of`.
+
+    Args:
+        name: of the study and its folder, instead of the file's: the same study on other data.
+    """
     path = Path(path)
     if not path.is_file():
         known = {p.stem for p in (ROOT / "config").glob("*.yaml")} - {"schema"}
@@ -183,6 +187,8 @@ def load_study(path: str | Path, data: str | None = None) -> Study:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeError) as error:
         raise ValueError(f"study: {path} is no YAML: {error}") from error
+    if name is not None and isinstance(config, dict):
+        config["study"] = name
     return Study.of(config, data)
 
 
