@@ -18,10 +18,10 @@ from rapa_lib.figures.similarity import within_errors
 from rapa_lib.statistics import mean_interval
 
 SETTINGS = (
-    "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling", "activation",
-    "normalisation", "tile_lr_power", "epochs", "layer", "layers", "layer_tiles", "schedule",
-    "assignment", "varied", "norm", "epsilon", "scale", "share", "kind", "strength", "reroute",
-    "method", "imperfection", "value", "fault_draw",
+    "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling",
+    "activation", "normalisation", "tile_lr_power", "epochs", "layer", "layers", "layer_tiles",
+    "schedule", "assignment", "varied", "norm", "epsilon", "scale", "share", "kind", "strength",
+    "reroute", "method", "imperfection", "value", "fault_draw",
 )  # fmt: skip
 """What may tell two rows of one seed apart."""
 
