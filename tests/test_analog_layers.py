@@ -19,6 +19,7 @@ from rapa_lib import (
     AnalogSGD,
     ConstantStepDevice,
     IOParameters,
+    NoisyConv2d,
     PerforatedConv2d,
     RapaConv2d,
     TileConfig,
@@ -242,8 +243,9 @@ def test_conversion_programs_what_the_devices_can_hold():
 
 
 def test_what_cannot_be_converted_is_named():
-    with pytest.raises(ValueError, match=r"layer '0' \(perforated\)"):
-        convert_to_analog(nn.Sequential(PerforatedConv2d(3, 4, 3, n_tiles=2)), ideal())
+    for layer in (PerforatedConv2d(3, 4, 3, n_tiles=2), NoisyConv2d(3, 4, 3, noise=0.5)):
+        with pytest.raises(ValueError, match=rf"layer '0' \({type(layer).__name__}\)"):
+            convert_to_analog(nn.Sequential(layer), ideal())
     with pytest.raises(ValueError, match=r"layer '0' \(groups\)"):
         convert_to_analog(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), ideal())
     with pytest.raises(ValueError, match="groups: got 2, allowed on analog tiles: 1"):

@@ -11,12 +11,11 @@ from torch.autograd.function import once_differentiable
 from rapa_lib import _tiled_ops as ops
 from rapa_lib._checks import check_bool, check_int
 from rapa_lib._geometry import Geometry, kernels_of, matrices_of
-from rapa_lib._patch_conv import mix_seeds
+from rapa_lib._patch_conv import PatchConv2d, mix_seeds
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._tile_array import _PIXEL, AnalogTileArray
 from rapa_lib.conv import RapaConv2d
 from rapa_lib.convert import _replace
-from rapa_lib.perforated import PerforatedConv2d
 
 
 class _OnTiles(nn.Module):
@@ -308,7 +307,8 @@ def convert_to_analog(
         The converted model. A layer used in several places stays shared.
 
     Raises:
-        ValueError: if the model has no such layer, or a perforated or grouped convolution.
+        ValueError: if the model has no such layer, or a perforated, noisy or grouped
+            convolution.
         TypeError: if an argument is of the wrong type.
     """
     if not isinstance(model, nn.Module):
@@ -324,13 +324,14 @@ def convert_to_analog(
     found = [
         (name, layer)
         for name, layer in model.named_modules()
-        if isinstance(layer, (*kinds, PerforatedConv2d))
+        if isinstance(layer, (*kinds, PatchConv2d))
     ]
     if not found:
         raise ValueError("model: it has no Conv2d, RapaConv2d or Linear layer to convert")
     for name, layer in found:
-        if isinstance(layer, PerforatedConv2d) or getattr(layer, "groups", 1) != 1:
-            what = "groups" if getattr(layer, "groups", 1) != 1 else "perforated"
+        grouped = getattr(layer, "groups", 1) != 1
+        if grouped or not isinstance(layer, tuple(kinds)):  # a control's convolution
+            what = "groups" if grouped else type(layer).__name__
             raise ValueError(f"model: layer {name!r} ({what}) cannot be put on analog tiles")
     number = {name: i for i, (name, _) in enumerate(found)}
 
