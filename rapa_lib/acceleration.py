@@ -379,7 +379,7 @@ def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
     """Test errors of trained networks beside the speed-up that their tiles give.
 
     Of the RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
-    come with most numbers of tiles, and beside them the networks without tiles.
+    come with most numbers of tiles, and beside them the networks without tiles and otherwise alike.
 
     Args:
         runs: folders of finished runs of the accuracy experiment.
@@ -412,15 +412,23 @@ def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
             }
             | {name: record[name] for name in ("git_commit", "data_fingerprint")}
         )
-        tiles = {"tiling", "n_tiles", "seed"}
-        settings.append(json.dumps({k: v for k, v in config.items() if k not in tiles}))
+        settings.append({k: v for k, v in config.items() if k not in ("tiling", "n_tiles", "seed")})
     if not rows:
         raise ValueError("runs: none of them has tiling 'none' or 'random'")
-    table = pd.DataFrame(rows).assign(setting=settings)
-    tiled = table[table["tiling"] == "random"]
+    # Ordinary networks have no tiles to start or to scale.
+    ordinary = [_text(s, without=("tile_init", "tile_lr_power")) for s in settings]
+    table = pd.DataFrame(rows).assign(setting=list(map(_text, settings)), ordinary=ordinary)
+    tiled, plain = table[table["tiling"] == "random"], table[table["tiling"] == "none"]
     if len(tiled):
-        chosen = tiled.groupby("setting", sort=False)["n_tiles"].nunique().idxmax()
-        table = table[(table["setting"] == chosen) | (table["tiling"] == "none")]
-    # Ordinary networks have no tiles to start or to scale: nothing else may vary among them.
+        numbers = tiled.groupby("setting", sort=False)["n_tiles"].nunique()
+        tiled = tiled[tiled["setting"] == numbers.idxmax()]
+        plain = plain[plain["ordinary"] == tiled["ordinary"].iloc[0]]
+    else:
+        plain = plain[plain["ordinary"] == plain["ordinary"].iloc[0]]
+    table = pd.concat([plain, tiled])
     order = ["dataset", "epochs", "tiling", "speedup", "seed"]
-    return table.drop(columns="setting").sort_values(order, ignore_index=True)
+    return table.drop(columns=["setting", "ordinary"]).sort_values(order, ignore_index=True)
+
+
+def _text(settings: dict[str, Any], without: tuple[str, ...] = ()) -> str:
+    return json.dumps({name: value for name, value in settings.items() if name not in without})

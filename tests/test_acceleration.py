@@ -150,6 +150,7 @@ def test_trained_networks_stand_beside_their_speedups(tmp_path):
     data, runs = tiny_dataset(), {}
     for name, changes in {
         "plain": {"tiling": "none"},
+        "smooth": {"tiling": "none", "pooling": "avg"},  # as none of the tiled ones
         "few": {"tile_lr_power": 0.5},
         "many": {"tile_lr_power": 0.5, "n_tiles": (16, 4, 2)},
         "other": {"tile_lr_power": 1.0},  # its setting has one number of tiles only

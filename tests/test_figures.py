@@ -192,6 +192,38 @@ def test_other_configurations_are_no_seeds(column, value):
         assert not np.isclose(shown, mean).any()
 
 
+def crowded(table):
+    """The rows of a table in four settings: more configurations than fit side by side."""
+    return pd.concat(
+        [
+            table.assign(pooling=pooling, epochs=epochs, test_error=table["test_error"] + shift)
+            for pooling, epochs, shift in (
+                ("max", 4, 0),
+                ("avg", 4, 5),
+                ("max", 8, 9),
+                ("avg", 8, 2),
+            )
+        ],
+        ignore_index=True,
+    )
+
+
+def test_many_configurations_stand_below_one_another_with_all_their_dots():
+    table = crowded(accuracy_table((0, 1)))
+    figure = accuracy_figure(table)
+    upper, lower = figure.axes
+    figure.draw_without_rendering()
+    names = [text.get_text() for text in upper.get_yticklabels()]
+    assert len(names) == len(TILINGS) * 4
+    assert "random, pooling avg, epochs 8" in names
+    *as_they_are, merged = MEASURES
+    for axes, measures in ((upper, as_they_are), (lower, [merged])):
+        offsets = [xy for dots in axes.collections for xy in dots.get_offsets().data]
+        shown = [float(x) for x, _ in offsets if not math.isnan(x)]
+        assert sorted(shown) == pytest.approx(sorted(table[measures].to_numpy().flatten()))
+        assert axes.get_xlabel() == "test error (%)"
+
+
 # --- Curves -----------------------------------------------------------------------------------
 
 
@@ -270,6 +302,22 @@ def test_curves_of_other_configurations_are_not_averaged(column, value):
     shown = np.concatenate([np.asarray(line.get_ydata()) for line in figure.axes[1].lines])
     for mean in both.groupby(["tiling", "epoch"])["test_error"].mean():
         assert not np.isclose(shown.astype(float), mean).any()
+
+
+def test_curves_of_many_configurations_have_a_row_a_tiling():
+    curves = crowded(curves_table((0, 1)))
+    figure = curves_figure(curves)
+    rows = np.reshape(figure.axes, (-1, 2))
+    for tiling, (left, right) in zip(TILINGS, rows, strict=True):
+        assert right.get_legend().get_title().get_text() == tiling
+        told = [text.get_text() for text in right.get_legend().get_texts()]
+        settings = [(pooling, epochs) for pooling in ("avg", "max") for epochs in (4, 8)]
+        assert sorted(told) == [f"pooling {p}, epochs {e}" for p, e in settings]
+        mine = curves[curves["tiling"] == tiling].groupby(["pooling", "epochs", "epoch"])
+        for axes, column in ((left, "train_loss"), (right, "test_error")):
+            means = mine[column].mean().groupby(["pooling", "epochs"]).agg(list)
+            shown = [curve for curve in curves_shown(axes).values() if curve]
+            assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(means)))
 
 
 # --- Assignments ------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """The accuracy experiment's figures and summary table, and assignments as pictures."""
 
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,6 +19,7 @@ from rapa_lib.figures._style import (
     label_order,
     set_title,
     t_interval,
+    tiling_order,
     with_interval,
 )
 
@@ -39,24 +43,31 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     """Test error by tiling: every run as a dot, means with 95 % t-intervals over seeds.
 
     Args:
-        table: rows of ``accuracy.csv``.
+        table: rows of ``accuracy.csv``. More than :data:`CROWDED` configurations stand in lines
+            below one another, others side by side.
     """
-    table = table.assign(label=configuration_labels(table))
+    labels = configuration_labels(table)
+    crowded = labels.nunique() > CROWDED
+    table = table.assign(label=labels.map(_in_lines) if crowded else labels)
+    names = label_order(table)
     with mpl.rc_context(STYLE):
-        names = list(table["label"].unique())
-        crowded = len(names) > CROWDED
-        longest = max(len(name) for name in names)
-        figure = Figure(figsize=(WIDTH, 4.8 + (0.08 * longest if crowded else 0)))
         # Merged networks have a scale of their own: they can be far worse.
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        if crowded:
+            lines = max(name.count("\n") + 1 for name in names)
+            figure = Figure(figsize=(WIDTH + 2, 1.4 + (0.12 + 0.15 * lines) * len(names)))
+            panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        else:
+            figure = Figure(figsize=(WIDTH, 4.8))
+            panels = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        x, y = ("value", "label") if crowded else ("label", "value")
         palette = dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False))
         *as_they_are, merged = MEASURES
-        for axes, measures in ((upper, as_they_are), (lower, [merged])):
+        for axes, measures in zip(panels, (as_they_are, [merged]), strict=True):
             long = table.melt(id_vars=["label", "seed"], value_vars=measures, var_name="measure")
             long["measure"] = long["measure"].map(MEASURES)
             common = {
-                "data": long, "x": "label", "y": "value", "hue": "measure",
-                "order": label_order(table), "palette": palette, "ax": axes,
+                "data": long, "x": x, "y": y, "hue": "measure", "order": names,
+                "palette": palette, "ax": axes, "orient": "h" if crowded else "v",
                 "hue_order": [MEASURES[measure] for measure in measures],
             }  # fmt: skip
             sns.stripplot(
@@ -66,20 +77,24 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
                 **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D",
                 markersize=5, capsize=0.08, errorbar=t_interval, err_kws={"linewidth": 1.5},
             )  # fmt: skip
-            axes.set(xlabel="", ylabel="test error (%)")
-            axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
-        lower.set_xlabel("tiling")
-        if crowded:  # a configuration in one upright line
-            ticks = [label.replace("\n", ", ") for label in label_order(table)]
-            lower.set_xticks(range(len(ticks)), ticks, rotation=90)
-        elif len(names) > 5:  # side by side they would overlap
-            lower.tick_params(axis="x", rotation=25)
-            for label in lower.get_xticklabels():
+            if crowded:
+                axes.set(xlabel="test error (%)", ylabel="")
+                axes.grid(axis="y", linewidth=0.3)
+                above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(measures)}
+                axes.legend(title=None, **above)
+            else:
+                axes.set(xlabel="", ylabel="test error (%)")
+                axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+        if not crowded:
+            panels[-1].set_xlabel("tiling")
+        if not crowded and len(names) > 5:  # side by side they would overlap
+            panels[-1].tick_params(axis="x", rotation=25)
+            for label in panels[-1].get_xticklabels():
                 label.set_horizontalalignment("right")
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
         title = f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}"
-        set_title(figure, title, upper)
+        set_title(figure, title, None if crowded else panels[0])
     return figure
 
 
@@ -87,44 +102,83 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     """Learning curves: training loss and test error of one draw over epochs, by tiling.
 
     Args:
-        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error.
+        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error. More than
+            :data:`CROWDED` configurations have a row of panels for each tiling.
     """
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
+    names = label_order(curves)
+    many = curves["seed"].nunique() > 1
+    shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
+    title = f"{joined(curves['dataset'])}; {shown}"
     with mpl.rc_context(STYLE):
-        names = label_order(curves)
-        crowded = len(names) > CROWDED
-        figure = Figure(figsize=(WIDTH, 3.2 + (0.22 * len(names) if crowded else 0)))
+        if len(names) > CROWDED:
+            tilings = tiling_order(curves["tiling"])
+            told = {name: _in_lines("\n".join(name.split("\n")[1:])) for name in names}
+            of_tiling = curves.groupby("tiling")["label"].unique()
+            heights = [  # so that each legend has room
+                max(1.7, 0.6 + sum(0.05 + 0.17 * (told[n].count("\n") + 1) for n in of_tiling[t]))
+                for t in tilings
+            ]
+            figure = Figure(figsize=(WIDTH + 3, 0.8 + sum(heights)))
+            panels = figure.subplots(
+                len(tilings), 2, sharex=True, sharey="col", squeeze=False, height_ratios=heights
+            )
+            for tiling, (left, right) in zip(tilings, panels, strict=True):
+                _draw_curves(left, right, curves[curves["tiling"] == tiling], many)
+                handles, labels = right.get_legend_handles_labels()
+                right.legend(
+                    handles, [told[label] for label in labels], title=tiling, fontsize="small",
+                    loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, alignment="left",
+                )  # fmt: skip
+                if tiling != tilings[-1]:
+                    left.set_xlabel("")
+                    right.set_xlabel("")
+            for left in panels[:, 0]:
+                _log_losses(left)
+            set_title(figure, title)
+            return figure
+        figure = Figure(figsize=(WIDTH, 3.2))
         left, right = figure.subplots(1, 2)
-        many = curves["seed"].nunique() > 1
-        for axes, column, label in (
-            (left, "train_loss", "training loss"),
-            (right, "test_error", "test error (%)"),
-        ):
-            sns.lineplot(
-                curves, x="epoch", y=column, hue="label", style="label",
-                hue_order=label_order(curves), style_order=label_order(curves),
-                errorbar=t_interval if many else None, palette="colorblind", ax=axes,
-                legend=axes is right,
-            )  # fmt: skip
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        # Losses of the first epochs would press the rest to the floor.
-        left.set_yscale("log")
-        left.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        left.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-        left.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+        _draw_curves(left, right, curves, many)
+        _log_losses(left)
         right.legend(title=None)
-        if crowded:  # the curves would be behind it
-            handles = right.get_legend().legend_handles
-            right.get_legend().remove()
-            lines = [name.replace("\n", ", ") for name in names]
-            figure.legend(handles, lines, loc="outside lower left", fontsize="small")
-        shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
         # Half the width is the left axes': a long name has its place above both.
-        short = not crowded and len(joined(curves["dataset"])) <= 30
-        set_title(figure, f"{joined(curves['dataset'])}; {shown}", left if short else None)
+        set_title(figure, title, left if len(joined(curves["dataset"])) <= 30 else None)
     return figure
+
+
+def _draw_curves(left: Axes, right: Axes, curves: pd.DataFrame, many: bool) -> None:
+    """Training loss and test error over epochs, a line a label; bands where seeds are many."""
+    names = label_order(curves)
+    for axes, column, label in (
+        (left, "train_loss", "training loss"),
+        (right, "test_error", "test error (%)"),
+    ):
+        sns.lineplot(
+            curves, x="epoch", y=column, hue="label", style="label",
+            hue_order=names, style_order=names, errorbar=t_interval if many else None,
+            palette="colorblind", ax=axes, legend=axes is right,
+        )  # fmt: skip
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _log_losses(axes: Axes) -> None:
+    """Losses of the first epochs would press the rest to the floor.
+
+    Last of all: on logarithmic axes seaborn would draw geometric means.
+    """
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+
+
+def _in_lines(label: str) -> str:
+    """A configuration's name in lines of less than 56 characters, each setting in one."""
+    words = label.replace(" ", "\N{NO-BREAK SPACE}").replace("\n", ", ")
+    return "\n".join(textwrap.wrap(words, 56)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -> Figure:

@@ -87,7 +87,8 @@ def robustness_figure(table: pd.DataFrame) -> Figure:
         panels[0, 0].set_ylim(bottom=0)
         handles, names = panels[0, 0].get_legend_handles_labels()
         names = [name.replace("\n", ", ") for name in names]
-        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)))
+        columns = max(1, 80 // (8 + max(map(len, names))))  # characters of a name and its line
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
         set_title(figure, f"{_of_what(table)}; {_interval(table)}")
     return figure
 
