@@ -12,6 +12,7 @@ DATA ?=
 NAME ?=
 PYTHON ?= python3
 PYTEST_ARGS ?=
+WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
@@ -23,7 +24,7 @@ study: .venv/installed
 	  $(if $(NAME),--name "$(NAME)")
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab $(LAB_ARGS)

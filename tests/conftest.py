@@ -1,9 +1,26 @@
 import shutil
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Where tests run in parallel, keep those together that share what takes long to make.
+
+    What runs studies comes first, in one worker, for it takes longest; of the rest every file is
+    for one worker, with its fixtures.
+    """
+
+    def runs_studies(item):
+        return {"house", "smoke"} & set(item.fixturenames)
+
+    for item in items:
+        group = "studies" if runs_studies(item) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not runs_studies(item))
 
 
 @pytest.fixture
@@ -36,10 +53,12 @@ def smoke(house, tmp_path_factory):
     from workflow_house import ROOT, command, execute
 
     results = tmp_path_factory.mktemp("results of ünï: #1")
+    began = time.monotonic()
     done = execute(house, *command("config/smoke.yaml", results))
     assert done.returncode == 0, done.stdout + done.stderr
     return SimpleNamespace(
         done=done,
+        seconds=time.monotonic() - began,
         results=results,
         folder=results / "smoke",
         study=load_study(ROOT / "config/smoke.yaml"),

@@ -1,18 +1,30 @@
-"""A study survives damaged files: what is not whole is noticed and done again."""
+"""A study survives kills, damaged files, and runs that fail or break their limits."""
 
 import json
 import logging
+import random
 import re
 import shutil
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
 import torch
 from study import Limits, Study, load_study
 from whole import is_whole, remove_damaged
-from workflow_house import COLLECT, command, execute, mock_report, rows, write_yaml
+from workflow_house import (
+    COLLECT,
+    command,
+    execute,
+    kill_with_descendants,
+    mock_report,
+    rows,
+    write_yaml,
+)
 
 from rapa_lib._progress import Progress
 from rapa_lib.training import load_checkpoint, save_checkpoint
@@ -34,6 +46,46 @@ def tables(folder):
             for name in PASSING:
                 row.pop(name, None)
     return found
+
+
+# --- Kills ------------------------------------------------------------------------------------
+
+
+def kernels_under(process):
+    """How many notebooks a study is executing."""
+    found = 0
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            found += "ipykernel_launcher" in " ".join(child.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_a_study_killed_at_ten_moments_ends_with_the_tables_of_an_undisturbed_one(
+    house, smoke, tmp_path
+):
+    start = [str(word) for word in command("config/smoke.yaml", tmp_path)]
+    moments = random.Random(2019)
+    kernels = []
+    for i in range(10):
+        said = tmp_path / f"said {i}"
+        with said.open("w") as out:
+            process = subprocess.Popen(start, cwd=house, stdout=out, stderr=subprocess.STDOUT)
+        # Three moments are of any kind, most of them before the first job; seven are after it.
+        if i % 3 != 1:
+            while process.poll() is None and "Execute" not in said.read_text():
+                time.sleep(0.05)
+        time.sleep(moments.uniform(0, 0.15 * smoke.seconds))
+        assert process.poll() is None, f"it ended before kill {i}: {said.read_text()}"
+        kernels.append(kernels_under(process))
+        kill_with_descendants(process)
+    assert sum(map(bool, kernels)) >= 4, f"kernels at each kill: {kernels}"
+
+    done = execute(house, *start)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DAMAGED" not in done.stdout  # files are whole, or not there
+    assert tables(tmp_path / "smoke") == tables(smoke.folder)
 
 
 # --- Damaged files ----------------------------------------------------------------------------
