@@ -15,6 +15,7 @@ import pandas as pd
 
 from rapa_lib._checks import check_choice, check_int, check_real
 from rapa_lib.figures.similarity import within_errors
+from rapa_lib.models import CONTROLS
 from rapa_lib.statistics import mean_interval
 
 SETTINGS = (
@@ -24,6 +25,9 @@ SETTINGS = (
     "reroute", "method", "imperfection", "value", "fault_draw",
 )  # fmt: skip
 """What may tell two rows of one seed apart."""
+
+TRAINED = SETTINGS[: SETTINGS.index("layer")]
+"""Of these, what a network was made and trained with: the same as its control's."""
 
 VERDICTS = ("held", "did not hold", "undecided", "no verdict", "not measured")
 POOLS = {"mean": np.mean, "min": np.min, "max": np.max}
@@ -232,10 +236,9 @@ def measured(test: ClaimTest, table: pd.DataFrame) -> dict[str, pd.Series]:
     for key, part in groups:
         values = _by_seed(part, test, test.of)
         if others is not None:
-            # A control that does not vary in something is the control of every such setting.
             same = others
             for name in settings:
-                if name not in test.minus.where and others[name].astype(str).nunique() > 1:
+                if name not in test.minus.where and not _serves_all(others, name):
                     same = same[same[name].astype(str) == str(part[name].iloc[0])]
             if same.empty:
                 continue
@@ -244,6 +247,22 @@ def measured(test: ClaimTest, table: pd.DataFrame) -> dict[str, pd.Series]:
             told = [_told(name, value) for name, value in zip(varying, key, strict=True)]
             found[", ".join(told)] = values * test.times
     return found
+
+
+def _serves_all(control: pd.DataFrame, name: str) -> bool:
+    """Whether rows with any value of a setting can be compared with a control's, which has one.
+
+    A network without tiles has nothing that says how tiles start or learn; and what was done with
+    trained networks need not be done with a control.
+    """
+    values = control[name].astype(str).unique()
+    if len(values) != 1:
+        return False
+    if name in ("tile_init", "tile_lr_power"):
+        return set(control["tiling"]) <= {"none", *CONTROLS}
+    if name == "n_tiles":
+        return set(values[0].split("-")) == {"1"}
+    return name not in TRAINED
 
 
 def _judge(test: ClaimTest, values: pd.Series, min_seeds: int) -> dict[str, Any]:
@@ -269,6 +288,10 @@ def _prepared(table: pd.DataFrame, test: ClaimTest) -> pd.DataFrame:
         given = pd.DataFrame(configs, index=table.index)
         missing = [name for name in given if name not in table and name in SETTINGS]
         table = table.join(given[missing].astype(str))
+        if "n_tiles" in table and "n_tiles" in given:  # a control's are those it is a control for
+            controls = table["tiling"].isin(CONTROLS)
+            meant = given["n_tiles"].map(lambda n: "-".join(map(str, n)))
+            table["n_tiles"] = table["n_tiles"].where(~controls, meant)
     if {"measured", "predicted_error"} <= set(table):
         table = table.assign(agrees=within_errors(table).astype(float))
     needed = {test.of.value, *test.of.where, *test.over} | ({test.per} if test.per else set())

@@ -84,8 +84,9 @@ def test_only_seeds_that_both_have_are_paired():
     assert values.to_dict() == {1: -1.5, 2: -1.5, 3: -2.5}
 
 
-def test_every_setting_is_judged_and_a_control_without_it_serves_all():
+def test_every_setting_is_judged_and_a_control_without_tiles_serves_all():
     frame = table(none=NONE, random=RANDOM)
+    frame.loc[frame["tiling"] == "none", "n_tiles"] = "1-1-1"
     many = frame[frame["tiling"] == "random"].assign(n_tiles="64-16-4", test_error=30.0)
     found = measured(better(), pd.concat([frame, many]))
     assert {name: values.mean() for name, values in found.items()} == {
@@ -102,6 +103,42 @@ def test_a_control_that_varies_is_compared_setting_by_setting():
     assert {name: values.tolist() for name, values in found.items()} == {
         "tile_init identical": [-10.0, -10.0],
         "tile_init independent": [-15.0, -15.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("tiling", "setting", "values"),
+    [
+        ("image", "pooling", ("max", "avg")),
+        ("none", "pooling", ("max", "avg")),
+        ("none", "epochs", (30, 100)),
+        ("image", "tile_init", ("identical", "independent")),
+        ("image", "n_tiles", ("16-4-1", "64-16-4")),
+    ],
+)
+def test_no_control_is_one_for_a_setting_in_which_it_was_not_trained(tiling, setting, values):
+    frame = table(**{tiling: NONE, "random": RANDOM}).assign(**{setting: values[0]})
+    other = frame[frame["tiling"] == "random"].assign(**{setting: values[1]}, test_error=30.0)
+    against = better(minus=Arm("test_error", {"tiling": tiling}))
+    (found,) = measured(against, pd.concat([frame, other])).values()
+    assert found.mean() == pytest.approx(-1.875)
+
+
+def test_a_control_of_the_same_size_serves_no_other_size():
+    frame = table(enlarged=NONE, random=RANDOM)
+    frame.loc[frame["tiling"] == "enlarged", "n_tiles"] = "1-1-1"
+    frame["config"] = json.dumps({"n_tiles": [16, 4, 1], "tile_lr_power": 1.0})
+    half = frame[frame["tiling"] == "random"].assign(
+        config=json.dumps({"n_tiles": [16, 4, 1], "tile_lr_power": 0.5}), test_error=21.0
+    )
+    many = frame[frame["tiling"] == "random"].assign(
+        n_tiles="64-16-4", config=json.dumps({"n_tiles": [64, 16, 4], "tile_lr_power": 0.5})
+    )
+    against = better(minus=Arm("test_error", {"tiling": "enlarged"}))
+    found = measured(against, pd.concat([frame, half, many]))
+    assert {name: values.mean() for name, values in found.items()} == {
+        "n_tiles 16-4-1, tile_lr_power 1.0": pytest.approx(-1.875),
+        "n_tiles 16-4-1, tile_lr_power 0.5": pytest.approx(0.875),
     }
 
 
