@@ -336,13 +336,17 @@ def test_attacks_are_transferred_from_the_runs_that_differ_in_their_seed_alone()
 
 
 def test_a_finished_study_is_not_run_again(house, smoke):
-    before = mtimes(smoke.folder)
+    log = smoke.folder / "study.log"
+    before, logged = mtimes(smoke.folder), log.read_text()
     began = time.monotonic()
     done = execute(house, *command("config/smoke.yaml", smoke.results))
     assert time.monotonic() - began < 60
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smoke: 7 of 7 runs are in" in done.stdout
-    assert mtimes(smoke.folder) == before
+    after = mtimes(smoke.folder)
+    assert after.pop(log) > before.pop(log)
+    assert after == before
+    assert log.read_text().startswith(logged)
 
 
 # --- Snakemake by itself ----------------------------------------------------------------------
@@ -595,6 +599,11 @@ def test_failures_stop_no_other_run_and_a_failed_collection_is_told(mocked, tmp_
     arguments = (folder / "accuracy.md").read_text()
     assert arguments.endswith(" --missing 2")
     assert [name in arguments for name in runs] == [False, True, True, False]
+    told = [line for line in done.stdout.splitlines() if line.startswith("progress: ")]
+    assert told[0] == "progress: 0 of 4 runs done, 0 running, 0 failed, 4 left; started"
+    assert told[-1].startswith("progress: 2 of 4 runs done, 0 running, 2 failed, 0 left; ended")
+    logged = (folder / "study.log").read_text().splitlines()
+    assert [line.partition(" ")[2] for line in logged] == told
 
     (folder / "stop").touch()  # see COLLECT
     (folder / "accuracy.csv").unlink()
@@ -626,6 +635,7 @@ def test_what_follows_a_failed_run_is_named_and_the_others_finish(mocked, tmp_pa
         ("accuracy", trained[0]), *(("filter_similarity", name) for name in lost)
     ]  # fmt: skip
     assert {why for *_, why in failed[1:]} == {reason}
+    assert "2 of 4 runs done, 0 running, 2 failed, 0 left; ended" in done.stdout
     arguments = (folder / "filter_similarity.md").read_text()
     assert arguments.endswith(" --missing 1")
     assert [name in arguments for name in followers] == [name not in lost for name in followers]
@@ -644,7 +654,7 @@ def test_followers_that_all_lack_their_network_do_not_keep_the_others_from_their
     folder = tmp_path / "results/fragile"
     assert f"{folder}/accuracy.md\n" in done.stdout
     assert f"{folder}/filter_similarity.md" not in done.stdout
-    ends = {"runs.csv", "claims.csv", "claims.md", "report.html"}
+    ends = {"runs.csv", "claims.csv", "claims.md", "report.html", "study.log"}
     assert {path.name for path in folder.glob("[!.]*") if path.is_file()} == ends | set(
         TABLES["accuracy"]
     )

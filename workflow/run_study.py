@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import yaml
+from progress import shown
 from study import ROOT, TABLES, Study, load_study
 from whole import remove_damaged
 
@@ -56,10 +57,11 @@ def main() -> None:
     with sole_user(folder) as lock:
         for path in remove_damaged(study, folder):
             print(f"DAMAGED {path}: removed, its run is done again", flush=True)
-        collected = run_snakemake(options, study, lock)
-        failed = failures(study, folder)
-        if failed and any((folder / "runs/accuracy").glob("*/record.json")):
-            collected = run_snakemake(options, study, lock, partial=True)
+        with shown(study, folder, max(1, options.cores // study.threads)):
+            collected = run_snakemake(options, study, lock)
+            failed = failures(study, folder)
+            if failed and any((folder / "runs/accuracy").glob("*/record.json")):
+                collected = run_snakemake(options, study, lock, partial=True)
     report(study, folder, failed, collected)
     sys.exit(0 if collected and not failed else 1)
 
