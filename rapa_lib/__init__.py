@@ -16,7 +16,6 @@ from rapa_lib.acceleration import (
     layer_times,
     network_table,
     save_acceleration,
-    tiles_accuracy,
 )
 from rapa_lib.accuracy import AccuracyRun, load_network, save_run
 from rapa_lib.analog import (
@@ -81,6 +80,7 @@ from rapa_lib.runtime import (
 from rapa_lib.similarity import LayerSimilarity, kernel_similarity, tile_similarity
 from rapa_lib.statistics import mean_interval
 from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
+from rapa_lib.tradeoff import tiles_accuracy
 from rapa_lib.trained import Trained, load_or_train
 from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
 

@@ -29,7 +29,7 @@ faults training
 _linearisation evaluation records repair runtime similarity statistics
 _progress regularization robustness
 accuracy
-acceleration analog_training trained
+acceleration analog_training tradeoff trained
 adversarial_robustness fault_tolerance filter_similarity
 figures
 claims
@@ -188,6 +188,7 @@ UNRUN = {
     "make study STUDY=mnist5k",
     "make study STUDY=cifar10 DATA=../shared/data/cifar10",
     "make study STUDY=standard DATA=../shared/data/cifar10",
+    "make study STUDY=noise DATA=../shared/data/cifar10",
     "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar100 NAME=paper_cifar100",

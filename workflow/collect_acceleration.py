@@ -5,7 +5,6 @@ import json
 import pandas as pd
 from collecting import arguments, read, write_page
 
-from rapa_lib.acceleration import tiles_accuracy
 from rapa_lib.figures import (
     acceleration_summary,
     layer_time_figure,
@@ -16,6 +15,7 @@ from rapa_lib.figures import (
     tradeoff_summary,
 )
 from rapa_lib.records import write_table
+from rapa_lib.tradeoff import tiles_accuracy
 
 
 def main() -> None:
