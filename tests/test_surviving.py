@@ -66,18 +66,21 @@ def test_a_study_killed_at_ten_moments_ends_with_the_tables_of_an_undisturbed_on
     house, smoke, tmp_path
 ):
     start = [str(word) for word in command("config/smoke.yaml", tmp_path)]
+    said = tmp_path / "said"
     moments = random.Random(2019)
     kernels = []
-    for i in range(10):
-        said = tmp_path / f"said {i}"
+    while len(kernels) < 10:
         with said.open("w") as out:
             process = subprocess.Popen(start, cwd=house, stdout=out, stderr=subprocess.STDOUT)
         # Three moments are of any kind, most of them before the first job; seven are after it.
-        if i % 3 != 1:
+        if len(kernels) % 3 != 1:
             while process.poll() is None and "Execute" not in said.read_text():
                 time.sleep(0.05)
-        time.sleep(moments.uniform(0, 0.15 * smoke.seconds))
-        assert process.poll() is None, f"it ended before kill {i}: {said.read_text()}"
+        time.sleep(moments.uniform(0, 0.1 * smoke.seconds))
+        if process.poll() is not None:  # faster than the undisturbed one: there is to be more to do
+            assert process.returncode == 0, said.read_text()
+            shutil.rmtree(tmp_path / "smoke/runs/accuracy")
+            continue
         kernels.append(kernels_under(process))
         kill_with_descendants(process)
     assert sum(map(bool, kernels)) >= 4, f"kernels at each kill: {kernels}"
