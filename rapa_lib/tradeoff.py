@@ -48,7 +48,9 @@ def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
             }
             | {name: record[name] for name in ("git_commit", "data_fingerprint")}
         )
-        settings.append({k: v for k, v in config.items() if k not in ("tiling", "n_tiles", "seed")})
+        # Noise is the noisy control's alone.
+        told = ("tiling", "n_tiles", "seed", "noise")
+        settings.append({name: value for name, value in config.items() if name not in told})
     if not rows:
         raise ValueError("runs: none of them has tiling 'none' or 'random'")
     # Ordinary networks have no tiles to start or to scale.
@@ -67,4 +69,5 @@ def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def _text(settings: dict[str, Any], without: tuple[str, ...] = ()) -> str:
-    return json.dumps({name: value for name, value in settings.items() if name not in without})
+    kept = {name: value for name, value in settings.items() if name not in without}
+    return json.dumps(kept, sort_keys=True)
