@@ -1,7 +1,7 @@
 # Everything installs itself into .venv first: Python ≥ 3.11, make and a package index suffice.
 #
 #   make study                       the quick study: table and figure in results/quick
-#   make study STUDY=cifar10 DATA=…  another study, on a data set's folder
+#   make study STUDY=standard DATA=…  another study, on a data set's folder
 #   make study … NAME=mine           its results go to results/mine
 #   make test                        all tests
 #   make lab                         JupyterLab

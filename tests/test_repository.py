@@ -186,7 +186,6 @@ SMALL = {
 # Lines that need what a test cannot have: data, or hours.
 UNRUN = {
     "make study STUDY=mnist5k",
-    "make study STUDY=cifar10 DATA=../shared/data/cifar10",
     "make study STUDY=standard DATA=../shared/data/cifar10",
     "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar10",
@@ -230,6 +229,15 @@ def test_the_readmes_long_commands_are_plans_that_make_knows(command):
     assert f"workflow/run_study.py config/{study}.yaml" in done.stdout
 
 
+def test_the_readmes_verdicts_are_those_of_the_standard_study():
+    readme = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^\| ([CN]\d\w?)(?: \(ours\))?: [^|]+ \| ([a-z ]+) \| ", readme, re.M)
+    page = (ROOT / "results/standard/claims.md").read_text()
+    judged = re.findall(r"^\| (\w+) +\| [^|]+\| ([a-z ]+?) +\| [0-9 of]+\|$", page, re.M)
+    assert len(judged) == 10
+    assert shown == judged
+
+
 def test_paths_in_the_readme_exist():
     readme = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", readme):
@@ -238,7 +246,7 @@ def test_paths_in_the_readme_exist():
 
 @pytest.mark.parametrize(
     ("summary", "first"),
-    [("cifar10_long/accuracy.md", "| tiling "), ("cifar10/acceleration.md", "| tiling ")],
+    [("cifar10_long/accuracy.md", "| tiling "), ("standard/acceleration.md", "| tiling ")],
 )
 def test_the_readmes_tables_are_those_of_the_results(summary, first):
     readme = (ROOT / "README.md").read_text()
