@@ -2,12 +2,14 @@
 #
 #   make study                       the quick study: table and figure in results/quick
 #   make study STUDY=cifar10 DATA=…  another study, on a data set's folder
+#   make study PROFILE=slurm         its runs as jobs of a Slurm cluster (profiles/)
 #   make test                        all tests
 #   make lab                         JupyterLab
 #   make lint                        ruff, notebooks too
 
 STUDY ?= quick
 DATA ?=
+PROFILE ?= local
 PYTHON ?= python3
 PYTEST_ARGS ?=
 LAB_ARGS ?= notebooks
@@ -17,7 +19,8 @@ BIN := .venv/bin
 .DEFAULT_GOAL := study
 
 study: .venv/installed
-	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
+	  $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

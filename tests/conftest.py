@@ -24,7 +24,7 @@ def house(tmp_path_factory):
     from workflow_house import ROOT
 
     house = tmp_path_factory.mktemp("house")
-    for folder in ("workflow", "config", "notebooks"):
+    for folder in ("workflow", "config", "notebooks", "profiles"):
         shutil.copytree(ROOT / folder, house / folder)
     return house
 
