@@ -3,6 +3,7 @@
 #   make study                       the quick study: table and figure in results/quick
 #   make study STUDY=standard DATA=…  another study, on a data set's folder
 #   make study … NAME=mine           its results go to results/mine
+#   make study PROFILE=slurm          its runs as jobs of a Slurm cluster (profiles/)
 #   make test                        all tests
 #   make lab                         JupyterLab
 #   make lint                        ruff, notebooks too
@@ -10,6 +11,7 @@
 STUDY ?= quick
 DATA ?=
 NAME ?=
+PROFILE ?= local
 PYTHON ?= python3
 PYTEST_ARGS ?=
 WORKERS ?= logical
@@ -20,8 +22,8 @@ BIN := .venv/bin
 .DEFAULT_GOAL := study
 
 study: .venv/installed
-	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml $(if $(DATA),--data "$(DATA)") \
-	  $(if $(NAME),--name "$(NAME)")
+	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
+	  $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)")
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)

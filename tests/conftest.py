@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items):
     """Where tests run in parallel, keep those together that share what takes long to make.
 
@@ -41,7 +42,7 @@ def house(tmp_path_factory):
     from workflow_house import ROOT
 
     house = tmp_path_factory.mktemp("house")
-    for folder in ("workflow", "config", "notebooks"):
+    for folder in ("workflow", "config", "notebooks", "profiles"):
         shutil.copytree(ROOT / folder, house / folder)
     return house
 

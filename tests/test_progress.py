@@ -312,6 +312,8 @@ def test_an_interrupted_study_says_so_and_what_is_left(house, tmp_path):
             command("config/smoke.yaml", tmp_path, "--cores", "1"), cwd=house,
             env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=said, stderr=said,
             start_new_session=True,
+            # What a shell starts in the background ignores interrupts, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
     try:
         log = tmp_path / "smoke" / LOG

@@ -310,5 +310,6 @@ def test_snakemake_is_told_what_a_run_takes(house, tmp_path):
         "--snakefile", "workflow/Snakefile", "--configfile", path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "mem_mb=2500" in done.stdout
-    assert "runtime=91" in done.stdout
+    # More than the run's own limits, at which it stops itself and says so.
+    assert "mem_mb=4500" in done.stdout
+    assert "runtime=106" in done.stdout

@@ -194,6 +194,7 @@ def test_the_kept_networks_have_the_recorded_errors(smoke, one_thread):
 
 def test_a_finished_study_leaves_nothing_temporary(smoke):
     kept = {
+        ".lock",
         "accuracy.ipynb",
         "curve.json",
         "log.txt",
@@ -203,7 +204,7 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
     }
     for run in smoke.runs:
         assert {path.name for path in run.iterdir()} == kept
-    kept = {"filter_similarity.ipynb", "log.txt", "record.json"}
+    kept = {".lock", "filter_similarity.ipynb", "log.txt", "record.json"}
     assert {path.name for path in smoke.follower.iterdir()} == kept
     names = {path.name for path in smoke.folder.iterdir() if path.name.startswith(".")}
     assert names == {".lock"}
@@ -306,7 +307,7 @@ def test_the_summary_of_filter_similarity_answers_from_its_tables(smoke):
 def test_the_table_of_adversarial_robustness_is_its_record(smoke):
     (run,) = smoke.study.runs["adversarial_robustness"]
     folder = smoke.folder / "runs/adversarial_robustness" / run.name
-    kept = {"adversarial_robustness.ipynb", "log.txt", "record.json"}
+    kept = {".lock", "adversarial_robustness.ipynb", "log.txt", "record.json"}
     assert {path.name for path in folder.iterdir()} == kept
     record = json.loads((folder / "record.json").read_text())
     table = rows(smoke.folder / "adversarial_robustness.csv")
@@ -435,6 +436,47 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     assert jobs == {f"{name}_run": 1 for name in ("accuracy", *followers)} | tables | ENDS
 
 
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_runs_ask_for_their_share_of_a_gpu_where_the_study_says_so(house, tmp_path, profile):
+    for percent, asked in ((25, "gpu_percent=25, gpu=1"), (None, None)):
+        config = tmp_path / "study.yaml"
+        config.write_text(changed(**({"gpu_percent": percent} if percent else {})))
+        place = ["--profile", f"profiles/{profile}", *(["-c2"] if profile == "local" else [])]
+        plan = snakemake(house, *place, "--configfile", config, "--printshellcmds")
+        assert plan.count("rule accuracy_run:") == 2
+        assert plan.count(asked) == 2 if asked else "gpu" not in plan
+
+
+# Starts and ends of stand-ins for runs: how many are there at once?
+COUNT = """
+import json, os, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[2]).parent
+if "seed" in json.loads(sys.argv[4]):
+    began = time.time()
+    time.sleep(1)
+    (folder.parent.parent / f"{folder.name}.span").write_text(f"{began} {time.time()}")
+"""
+
+
+@pytest.mark.parametrize(("percent", "at_once"), [(100, 1), (50, 2), (None, 4)])
+def test_local_runs_share_a_gpu_by_their_percents(mocked, tmp_path, percent, at_once):
+    config = tmp_path / "study.yaml"
+    share = {"gpu_percent": percent} if percent else {}
+    config.write_text(changed(accuracy__grid=[{"seed": [1, 2, 4, 5]}], **share))
+    runner = mocked / "workflow/run_notebook.py"
+    runner.write_text(COUNT + runner.read_text())
+    done = execute(mocked, *command(config, tmp_path / "results", "--cores", 4))
+    assert done.returncode == 0, done.stdout + done.stderr
+    spans = [
+        tuple(map(float, path.read_text().split()))
+        for path in (tmp_path / "results/fragile/runs").glob("*.span")
+    ]
+    assert len(spans) == 4
+    assert max(sum(b <= began < e for b, e in spans) for began, _ in spans) == at_once
+
+
 # --- Kills and failures -----------------------------------------------------------------------
 
 
@@ -506,6 +548,7 @@ def test_a_killed_study_ends_with_the_tables_of_an_undisturbed_one(fragile, tmp_
 
 def test_a_restarted_run_sweeps_up(fragile):
     kept = {
+        ".lock",
         "accuracy.ipynb",
         "curve.json",
         "log.txt",
@@ -687,15 +730,15 @@ def test_a_notebook_runs_alone_in_its_folder_with_its_parameters(notebook_run):
         assert os.environ["OMP_NUM_THREADS"] == "3"
         # Ports would be a race between kernels that start at once.
         assert options["config"].KernelManager.transport == "ipc"
-        assert not list(folder.iterdir())
-        second = os.open(folder, os.O_RDONLY)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        second = os.open(folder / ".lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(second)
         running.write_text("executed")
 
     notebook_run(look)
-    assert [path.name for path in folder.iterdir()] == ["some.ipynb"]
+    assert {path.name for path in folder.iterdir()} == {".lock", "some.ipynb"}
 
 
 def test_a_kernel_that_dies_is_a_failed_run(notebook_run):
@@ -706,7 +749,7 @@ def test_a_kernel_that_dies_is_a_failed_run(notebook_run):
     with pytest.raises(SystemExit, match=r"some\.ipynb failed: MemoryError: kernel died"):
         notebook_run(die)
     folder = notebook_run.folder
-    assert {path.name for path in folder.iterdir()} == {"failed.ipynb", "error.json"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "failed.ipynb", "error.json"}
     assert json.loads((folder / "error.json").read_text()) == {
         "error": "MemoryError: kernel died", "attempts": 1
     }  # fmt: skip
@@ -783,6 +826,8 @@ REFUSED = {
         changed(accuracy__grid=[{5: [0]}]),
         ["accuracy.ipynb has no parameter 5 to set", ", seed, device"],
     ),
+    "no share of a GPU": (changed(gpu_percent=0), ["$.gpu_percent", "less than the minimum of 1"]),
+    "more than one GPU": (changed(gpu_percent=101), ["$.gpu_percent", "maximum of 100"]),
     "the study's threads": (changed(accuracy__common__threads=2), ["no parameter threads to set"]),
     "the study's output": (changed(accuracy__grid=[{"output": ["x"]}]), ["no parameter output"]),
     "date": ("study: s\ndescription: d\nthreads: 1\naccuracy:\n  common: {}\n  grid:\n"
@@ -936,6 +981,16 @@ def test_no_cores_are_refused(refusal):
 
 def test_a_name_that_is_no_folders_is_refused(refusal):
     assert "$.study: '../mine' does not match" in refusal(changed(), "--name", "../mine")
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are(refusal):
+    said = refusal(changed(), "--profile", "../local")
+    assert said.endswith("profile: got '../local', allowed: local, slurm")
+
+
+def test_cores_of_this_machine_are_refused_where_runs_are_elsewhere(refusal):
+    said = refusal(changed(), "--profile", "slurm", "--cores", 2)
+    assert "cores: got 2, but they are of this machine and profile slurm runs elsewhere" in said
 
 
 def test_a_second_study_on_the_same_folder_is_refused(refusal, tmp_path):

@@ -40,7 +40,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # A study's notebook can outlive it if only its Snakemake was killed: wait for that one.
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    # NFS knows no exclusive lock of what is not open for writing, as a folder never is.
+    fcntl.flock(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
     for stale in (folder / "failed.ipynb", folder / "error.json", *folder.glob(".part-*")):
         stale.unlink(missing_ok=True)
     os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())

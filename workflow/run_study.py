@@ -43,11 +43,12 @@ def main() -> None:
     arguments.add_argument("--data", help="a data set's name or folder, instead of the configured")
     arguments.add_argument("--name", help="of the study and its folder, instead of the file's")
     arguments.add_argument("--results", type=absolute, default=Path("results"))
-    arguments.add_argument("--cores", type=int, default=os.cpu_count())
+    arguments.add_argument("--profile", default="local", help="where it runs: one of profiles/")
+    arguments.add_argument("--cores", type=int, help="of this machine, all if not given")
     options = arguments.parse_args()
     os.chdir(ROOT)
     try:
-        check_int("cores", options.cores, low=1)
+        check_place(options)
         study = load_study(options.config, options.data, options.name)
         check_runs(study)
         read_claims(yaml.safe_load(Path(study.claims).read_text()))
@@ -57,17 +58,35 @@ def main() -> None:
     with sole_user(folder) as lock:
         for path in remove_damaged(study, folder):
             print(f"DAMAGED {path}: removed, its run is done again", flush=True)
-        with shown(study, folder, max(1, options.cores // study.threads)):
-            collected = run_snakemake(options, study, lock)
+        at_once = max(1, options.cores // study.threads) if options.cores else None
+        with shown(study, folder, at_once):
+            collected = run_snakemake(options, study, folder, lock)
             failed = failures(study, folder)
             if failed and any((folder / "runs/accuracy").glob("*/record.json")):
-                collected = run_snakemake(options, study, lock, partial=True)
+                collected = run_snakemake(options, study, folder, lock, partial=True)
     report(study, folder, failed, collected)
     sys.exit(0 if collected and not failed else 1)
 
 
 def absolute(path: str) -> Path:
     return Path(path).absolute()
+
+
+def check_place(options: argparse.Namespace) -> None:
+    """Raise for a profile that is not there, and for cores where jobs run elsewhere."""
+    profiles = {path.parent.name: path for path in (ROOT / "profiles").glob("*/config.yaml")}
+    if options.profile not in profiles:
+        known = ", ".join(sorted(profiles))
+        raise ValueError(f"profile: got {options.profile!r}, allowed: {known}")
+    if yaml.safe_load(profiles[options.profile].read_text())["executor"] == "local":
+        if options.cores is None:
+            options.cores = os.cpu_count()
+        check_int("cores", options.cores, low=1)
+    elif options.cores is not None:
+        raise ValueError(
+            f"cores: got {options.cores}, but they are of this machine and profile "
+            f"{options.profile} runs elsewhere; the study's threads and the profile's jobs count"
+        )
 
 
 def check_runs(study: Study) -> None:
@@ -115,23 +134,32 @@ def sole_user(folder: Path) -> Iterator[int]:
 
 
 def run_snakemake(
-    options: argparse.Namespace, study: Study, lock: int, *, partial: bool = False
+    options: argparse.Namespace,
+    study: Study,
+    folder: Path,
+    lock: int,
+    *,
+    partial: bool = False,
 ) -> bool:
     """Bring a study's tables up to date, going on past runs that fail; False if one did."""
     settings = {
         "study": study.name, "results": str(options.results), "data": options.data,
         "partial": partial,
     }  # fmt: skip
-    # In a file: Snakemake would guess the types of settings on its command line.
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    # In a file: Snakemake would guess the types of settings on its command line. In the study's
+    # folder: the Snakemake of a job reads it too, maybe on another machine.
+    for stale in folder.glob(".settings-*"):  # of one that was killed
+        stale.unlink()
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".settings-", suffix=".json") as file:
         json.dump(settings, file)
         file.flush()
         command = [
             sys.executable, "-m", "snakemake", "tables",
             "--snakefile", "workflow/Snakefile",
             "--configfile", str(options.config), file.name,
-            "--cores", str(options.cores),
-            "--keep-going", "--rerun-incomplete",
+            "--profile", f"profiles/{options.profile}",
+            *(["--cores", str(options.cores)] if options.cores else []),
+            "--rerun-incomplete",
             "--rerun-triggers", "mtime", "params", "input",
             "--nolock",  # ours is let go of when its holder is killed
             "--quiet", "rules", "host", "reason",

@@ -107,7 +107,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Study:
-    """A study: its experiments' runs and their limits, and the rules by which it is judged."""
+    """A study: its experiments' runs and their limits, and the rules by which it is judged.
+
+    ``gpu_percent`` is the share of one GPU that a run takes, 0 if it asks for none.
+    """
 
     name: str
     description: str
@@ -115,6 +118,7 @@ class Study:
     runs: dict[str, list[Run]]
     limits: dict[str, Limits]
     claims: str = "config/claims/paper.yaml"
+    gpu_percent: int = 0
 
     @property
     def n_runs(self) -> int:
@@ -170,7 +174,8 @@ class Study:
             experiment: Limits(**config.get("limits", {}) | config[experiment].get("limits", {}))
             for experiment in runs
         }
-        return cls(config["study"], config["description"], threads, runs, limits, claims)
+        share = config.get("gpu_percent", 0)
+        return cls(config["study"], config["description"], threads, runs, limits, claims, share)
 
 
 def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
