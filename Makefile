@@ -1,12 +1,13 @@
 # Everything installs itself into .venv first: Python ≥ 3.11, make and a package index suffice.
 #
-#   make study                       the quick study: table and figure in results/quick
+#   make study                        the quick study: table and figure in results/quick
 #   make study STUDY=standard DATA=…  another study, on a data set's folder
-#   make study … NAME=mine           its results go to results/mine
+#   make study … NAME=mine            its results go to results/mine
 #   make study PROFILE=slurm          its runs as jobs of a Slurm cluster (profiles/)
-#   make test                        all tests
-#   make lab                         JupyterLab
-#   make lint                        ruff, notebooks too
+#   make test                         all tests
+#   make test-slurm                   those on a Slurm, which they start, where it is installed
+#   make lab                          JupyterLab
+#   make lint                         ruff, notebooks too
 
 STUDY ?= quick
 DATA ?=
@@ -18,7 +19,7 @@ WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
-.PHONY: study test lab lint install
+.PHONY: study test test-slurm lab lint install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -27,6 +28,9 @@ study: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-slurm: .venv/installed
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py $(PYTEST_ARGS)
 
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab $(LAB_ARGS)

@@ -22,7 +22,7 @@ from workflow_house import (
     execute,
     kill_with_descendants,
     mock_report,
-    rows,
+    tables,
     write_yaml,
 )
 
@@ -30,22 +30,10 @@ from rapa_lib._progress import Progress
 from rapa_lib.training import load_checkpoint, save_checkpoint
 
 KINDS = ["record.json", "curve.json", "similarity.json", "network.pt", "accuracy.ipynb"]
-# Timings; and someone may commit while a test runs.
-PASSING = ("train_seconds", "seconds", "git_commit")
 
 
 def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def tables(folder):
-    """The collected tables by name, but for what passes."""
-    found = {path.name: rows(path) for path in folder.glob("*.csv")}
-    for table in found.values():
-        for row in table:
-            for name in PASSING:
-                row.pop(name, None)
-    return found
 
 
 # --- Kills ------------------------------------------------------------------------------------

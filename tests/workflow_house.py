@@ -12,6 +12,9 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 
+# Timings; and someone may commit while a test runs.
+PASSING = ("train_seconds", "seconds", "git_commit")
+
 # In the place of a script that collects, to see the workflow alone.
 COLLECT = """
 import sys
@@ -31,10 +34,10 @@ def command(config, results, *options):
     return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
 
 
-def execute(house, *args):
+def execute(house, *args, environment=os.environ, seconds=300):
     return subprocess.run(
-        [str(arg) for arg in args], cwd=house, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
+        [str(arg) for arg in args], cwd=house, env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=seconds,
     )  # fmt: skip
 
 
@@ -42,6 +45,16 @@ def rows(path):
     """The rows of a CSV file, as they are written."""
     with Path(path).open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def tables(folder):
+    """The tables that a study collected by name, but for what passes."""
+    found = {path.name: rows(path) for path in folder.glob("*.csv")}
+    for table in found.values():
+        for row in table:
+            for name in PASSING:
+                row.pop(name, None)
+    return found
 
 
 def write_yaml(path, content):
