@@ -178,6 +178,7 @@ SMALL = {
     "make test": {"PYTEST_ARGS": "--collect-only --quiet", "WORKERS": "0"},
     "make lab": {"LAB_ARGS": "--version"},
     "make lint": {},
+    "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/analog.py": {"RAPA_BENCHMARK_REPEATS": "2"},
@@ -190,6 +191,7 @@ UNRUN = {
     "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar100 NAME=paper_cifar100",
+    "make study STUDY=paper DATA=../shared/data/cifar10 PROFILE=slurm",
 }
 
 

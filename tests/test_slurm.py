@@ -88,9 +88,7 @@ def slurm():
     ))  # fmt: skip
     # Snakemake's job steps drop SLURM_CONF, for a cluster's lies where Slurm looks for it.
     srun = folder / "bin/srun"
-    srun.write_text(
-        f'#!/bin/sh\nSLURM_CONF={config} exec {shutil.which("srun", path=path)} "$@"\n'
-    )
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={config} exec {shutil.which("srun", path=path)} "$@"\n')
     srun.chmod(0o755)
     environment = os.environ | {"PATH": f"{srun.parent}:{path}", "SLURM_CONF": str(config)}
     subprocess.run(
