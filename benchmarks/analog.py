@@ -16,7 +16,8 @@ import torch
 from conv import LAYERS, MANY, faster, ratios, report
 from torch import nn
 
-from rapa_lib import AnalogRapaConv2d, AnalogSGD, RapaConv2d, TileConfig, rpu_baseline
+from rapa_lib import RapaConv2d
+from rapa_lib.analog import AnalogRapaConv2d, AnalogSGD, TileConfig, rpu_baseline
 
 ONE = (1, 1, 1)
 BATCH = 16

@@ -23,8 +23,8 @@ from torch import nn
 
 from rapa_lib import RapaConv2d, RapaConvNet, TrainConfig, convert_to_rapa
 from rapa_lib._files import whole_file
-from rapa_lib.records import provenance, write_json
-from rapa_lib.training import InputScaling, _optimizer, augment
+from rapa_lib.experiments.records import provenance, write_json
+from rapa_lib.training.loop import InputScaling, _optimizer, augment
 
 LAYERS = ((3, 32, 32), (32, 32, 16), (32, 64, 8))  # channels in, channels out, height = width
 FEW, MANY = (16, 4, 1), (1024, 256, 64)

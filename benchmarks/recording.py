@@ -13,7 +13,7 @@ import statistics
 import time
 from dataclasses import replace
 
-from rapa_lib import AccuracyRun
+from rapa_lib.experiments.accuracy.experiment import AccuracyRun
 
 GOAL = 1.1
 

@@ -4,169 +4,121 @@ Source of the method: M. J. Rasch, T. Gokmen, M. Rigotti, W. Haensch, "RAPA-Conv
 Convolutional Networks for Accelerated Training on Architectures With Analog Arrays", Frontiers in
 Neuroscience 13:753 (2019), doi 10.3389/fnins.2019.00753.
 
-Figures are in :mod:`rapa_lib.figures`, which is imported apart.
+What most users need is here; the rest is in namespaces, each loaded when it is first used:
+:mod:`rapa_lib.analog` (simulated tiles), :mod:`rapa_lib.runtime` (speed on arrays),
+``rapa_lib.faults`` (broken tiles), ``rapa_lib.similarity`` and ``rapa_lib.penalty`` (what tiles
+have in common), :mod:`rapa_lib.robustness` (attacks), :mod:`rapa_lib.experiments` (the study).
 """
 
-from rapa_lib._patch_conv import frozen_draws
-from rapa_lib.acceleration import (
-    AccelerationRun,
-    acceleration_table,
-    balanced_table,
-    count_networks,
-    layer_times,
-    network_table,
-    save_acceleration,
-)
-from rapa_lib.accuracy import AccuracyRun, load_network, save_run
-from rapa_lib.analog import (
-    AnalogLinear,
-    AnalogRapaConv2d,
-    AnalogSGD,
-    AnalogTileArray,
-    ConstantStepDevice,
-    IdealDevice,
-    IOParameters,
-    SoftBoundsDevice,
-    TileConfig,
-    UpdateParameters,
-    convert_to_analog,
-    ideal,
-    reram,
-    resolution,
-    rpu_baseline,
-)
-from rapa_lib.conv import RapaConv2d
-from rapa_lib.convert import convert_to_rapa, count_patches, merge_tiles
-from rapa_lib.data import DATASETS, Dataset, load_dataset
-from rapa_lib.evaluation import TestErrors, evaluate, reestimate_normalisation
-from rapa_lib.fault_tolerance import (
-    FaultSweep,
-    fault_record,
-    fault_table,
-    save_faults,
-    tolerated_share,
-)
-from rapa_lib.faults import (
-    FAULT_KINDS,
-    TileDeaths,
-    TileFault,
-    draw_faults,
-    dying_tiles,
-    products_per_layer,
-    tile_faults,
-)
-from rapa_lib.filter_similarity import FilterSimilarityRun
-from rapa_lib.models import MixedPool2d, RapaConvNet, count_parameters
-from rapa_lib.noisy import NoisyConv2d
-from rapa_lib.perforated import PerforatedConv2d
-from rapa_lib.records import collect
-from rapa_lib.regularization import (
-    measured_penalty,
-    penalty_gradient,
-    predicted_penalty,
-    scale_deviations,
-)
-from rapa_lib.repair import fine_tune, repair_by_copy
-from rapa_lib.runtime import (
-    AnalogArrays,
-    NetworkLayers,
-    RunTime,
-    balance_tiles,
-    count_layers,
-    reachable_speedup,
-    roofline_table,
-    run_time,
-)
-from rapa_lib.similarity import LayerSimilarity, kernel_similarity, tile_similarity
-from rapa_lib.statistics import mean_interval
-from rapa_lib.tiling import TILINGS, draw_assignment, register_tiling
-from rapa_lib.tradeoff import tiles_accuracy
-from rapa_lib.trained import Trained, load_or_train
-from rapa_lib.training import DivergedError, InputScaling, TrainConfig, Training, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rapa_lib import analog, experiments, robustness, runtime
+    from rapa_lib.data import DATASETS, Dataset, load_dataset
+    from rapa_lib.instruments import faults, penalty, similarity
+    from rapa_lib.layers import (
+        TILINGS,
+        NoisyConv2d,
+        PerforatedConv2d,
+        RapaConv2d,
+        draw_assignment,
+        frozen_draws,
+        register_tiling,
+    )
+    from rapa_lib.networks import (
+        MixedPool2d,
+        RapaConvNet,
+        convert_to_rapa,
+        count_parameters,
+        count_patches,
+        merge_tiles,
+    )
+    from rapa_lib.training import (
+        DivergedError,
+        InputScaling,
+        TestErrors,
+        TrainConfig,
+        Training,
+        evaluate,
+        reestimate_normalisation,
+        train,
+    )
+
+_NAMESPACES = {
+    "analog": "rapa_lib.analog",
+    "experiments": "rapa_lib.experiments",
+    "faults": "rapa_lib.instruments.faults",
+    "penalty": "rapa_lib.instruments.penalty",
+    "robustness": "rapa_lib.robustness",
+    "runtime": "rapa_lib.runtime",
+    "similarity": "rapa_lib.instruments.similarity",
+}
+
+_NAMES = {
+    "rapa_lib.data": ("DATASETS", "Dataset", "load_dataset"),
+    "rapa_lib.layers": (
+        "TILINGS", "NoisyConv2d", "PerforatedConv2d", "RapaConv2d", "draw_assignment",
+        "frozen_draws", "register_tiling",
+    ),
+    "rapa_lib.networks": (
+        "MixedPool2d", "RapaConvNet", "convert_to_rapa", "count_parameters", "count_patches",
+        "merge_tiles",
+    ),
+    "rapa_lib.training": (
+        "DivergedError", "InputScaling", "TestErrors", "TrainConfig", "Training", "evaluate",
+        "reestimate_normalisation", "train",
+    ),
+}  # fmt: skip
+
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "DATASETS",
-    "FAULT_KINDS",
     "TILINGS",
-    "AccelerationRun",
-    "AccuracyRun",
-    "AnalogArrays",
-    "AnalogLinear",
-    "AnalogRapaConv2d",
-    "AnalogSGD",
-    "AnalogTileArray",
-    "ConstantStepDevice",
     "Dataset",
     "DivergedError",
-    "FaultSweep",
-    "FilterSimilarityRun",
-    "IOParameters",
-    "IdealDevice",
     "InputScaling",
-    "LayerSimilarity",
     "MixedPool2d",
-    "NetworkLayers",
     "NoisyConv2d",
     "PerforatedConv2d",
     "RapaConv2d",
     "RapaConvNet",
-    "RunTime",
-    "SoftBoundsDevice",
     "TestErrors",
-    "TileConfig",
-    "TileDeaths",
-    "TileFault",
     "TrainConfig",
-    "Trained",
     "Training",
-    "UpdateParameters",
-    "acceleration_table",
-    "balance_tiles",
-    "balanced_table",
-    "collect",
-    "convert_to_analog",
+    "analog",
     "convert_to_rapa",
-    "count_layers",
-    "count_networks",
     "count_parameters",
     "count_patches",
     "draw_assignment",
-    "draw_faults",
-    "dying_tiles",
     "evaluate",
-    "fault_record",
-    "fault_table",
-    "fine_tune",
+    "experiments",
+    "faults",
     "frozen_draws",
-    "ideal",
-    "kernel_similarity",
-    "layer_times",
     "load_dataset",
-    "load_network",
-    "load_or_train",
-    "mean_interval",
-    "measured_penalty",
     "merge_tiles",
-    "network_table",
-    "penalty_gradient",
-    "predicted_penalty",
-    "products_per_layer",
-    "reachable_speedup",
+    "penalty",
     "reestimate_normalisation",
     "register_tiling",
-    "repair_by_copy",
-    "reram",
-    "resolution",
-    "roofline_table",
-    "rpu_baseline",
-    "run_time",
-    "save_acceleration",
-    "save_faults",
-    "save_run",
-    "scale_deviations",
-    "tile_faults",
-    "tile_similarity",
-    "tiles_accuracy",
-    "tolerated_share",
+    "robustness",
+    "runtime",
+    "similarity",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name, or a namespace, when it is first asked for."""
+    if name in _NAMESPACES:
+        value = import_module(_NAMESPACES[name])
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'rapa_lib' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

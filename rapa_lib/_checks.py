@@ -2,7 +2,10 @@
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, field, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 
@@ -50,3 +53,109 @@ def check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: got {value!r}, expected True or False")
     return value
+
+
+class Checked:
+    """Base of frozen dataclasses whose fields check themselves when an object is made.
+
+    A field made by :func:`integer`, :func:`real`, :func:`flag`, :func:`choice`, :func:`text` or
+    :func:`several` is checked, and replaced by Python's own number, string or tuple: numpy's would
+    make records and checkpoints unreadable. Subclasses put what involves several fields in
+    :meth:`_check`.
+    """
+
+    def __post_init__(self) -> None:
+        for one in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            if (check := one.metadata.get("check")) is not None:
+                object.__setattr__(self, one.name, check(one.name, getattr(self, one.name)))
+        self._check()
+
+    def _check(self) -> None:
+        """Raise for what only several fields together show to be wrong."""
+
+
+Check = Callable[[str, Any], Any]
+
+
+def checked(default: Any, check: Check, *, optional: bool = False) -> Any:
+    """A field of a :class:`Checked` dataclass.
+
+    Args:
+        default: its value where none is given; ``MISSING`` where one must be.
+        check: called with the field's name and value; returns the value to keep.
+        optional: whether None is allowed, which is then not checked.
+    """
+
+    def check_given(name: str, value: Any) -> Any:
+        return None if optional and value is None else check(name, value)
+
+    return field(default=default, metadata={"check": check_given})
+
+
+def integer(
+    default: Any = MISSING, *, low: int, high: int | None = None, optional: bool = False
+) -> Any:
+    """A field that holds an integer in [low, high]."""
+    return checked(default, partial(check_int, low=low, high=high), optional=optional)
+
+
+def real(
+    default: Any = MISSING,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    optional: bool = False,
+) -> Any:
+    """A field that holds a finite number in [low, high] (above ``low`` if ``open_low``)."""
+    check = partial(check_real, low=low, high=high, open_low=open_low)
+    return checked(default, check, optional=optional)
+
+
+def flag(default: Any = MISSING) -> Any:
+    """A field that holds True or False."""
+    return checked(default, check_bool)
+
+
+def choice(default: Any, allowed: Callable[[], Iterable[str]] | Iterable[str]) -> Any:
+    """A field that holds one of the allowed names, which may be asked for when it is checked."""
+
+    def check(name: str, value: Any) -> str:
+        return check_choice(name, value, allowed() if callable(allowed) else allowed)
+
+    return checked(default, check)
+
+
+def text(default: Any = MISSING, *, of: str = "a name", optional: bool = False) -> Any:
+    """A field that holds a string; a path is turned into one."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str | Path):
+            raise TypeError(f"{name}: got {value!r}, expected {of}")
+        return str(value)
+
+    return checked(default, check, optional=optional)
+
+
+def several(
+    default: Any, each: Check, *, of: str, empty: bool = False, distinct: bool = False
+) -> Any:
+    """A field that holds a tuple of values, each checked.
+
+    Args:
+        default: as in :func:`checked`.
+        each: the check of one value, as in :func:`checked`.
+        of: what they are, in words, for the message.
+        empty: whether there may be none.
+        distinct: whether no value may come twice.
+    """
+
+    def check(name: str, value: Any) -> tuple:
+        values = tuple(each(name, one) for one in check_sequence(name, value, of))
+        if not values and not empty:
+            raise ValueError(f"{name}: got none, expected at least one of {of}")
+        if distinct and len(set(values)) < len(values):
+            raise ValueError(f"{name}: got {values}, expected different {of}")
+        return values
+
+    return checked(default, check)

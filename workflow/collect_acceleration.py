@@ -5,17 +5,17 @@ import json
 import pandas as pd
 from collecting import arguments, read, write_page
 
-from rapa_lib.figures import (
+from rapa_lib.experiments.acceleration.figures import (
     acceleration_summary,
     layer_time_figure,
     pareto_figure,
-    save_figure,
     speedup_figure,
     tradeoff_figure,
     tradeoff_summary,
 )
-from rapa_lib.records import write_table
-from rapa_lib.tradeoff import tiles_accuracy
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.experiments.records import write_table
+from rapa_lib.experiments.tiles_accuracy.tables import tiles_accuracy
 
 
 def main() -> None:

@@ -6,15 +6,10 @@ from pathlib import Path
 import pandas as pd
 from collecting import arguments, write_page
 
-from rapa_lib.accuracy import LABELS
-from rapa_lib.figures import (
-    accuracy_figure,
-    accuracy_summary,
-    configuration_labels,
-    curves_figure,
-    save_figure,
-)
-from rapa_lib.records import collect, write_table
+from rapa_lib.experiments.accuracy.experiment import LABELS
+from rapa_lib.experiments.accuracy.figures import accuracy_figure, accuracy_summary, curves_figure
+from rapa_lib.experiments.plots import configuration_labels, save_figure
+from rapa_lib.experiments.records import collect, write_table
 
 
 def main() -> None:

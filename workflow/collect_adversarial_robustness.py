@@ -5,9 +5,8 @@ from pathlib import Path
 import pandas as pd
 from collecting import arguments, read, write_page
 
-from rapa_lib.adversarial_robustness import robustness_table
-from rapa_lib.figures import save_figure
-from rapa_lib.figures.robustness import (
+from rapa_lib.experiments.adversarial_robustness.experiment import robustness_table
+from rapa_lib.experiments.adversarial_robustness.figures import (
     draws_figure,
     examples_figure,
     robustness_answer,
@@ -15,7 +14,8 @@ from rapa_lib.figures.robustness import (
     robustness_summary,
     strongest_by_seed,
 )
-from rapa_lib.records import write_table
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.experiments.records import write_table
 
 ORDER = ["tiling", "n_tiles", "tile_init", "pooling", "tile_lr_power", "seed"]
 BY_IMAGE = ["correct", "clean", "norms"]  # in the records; a table has their means

@@ -3,15 +3,15 @@
 import pandas as pd
 from collecting import arguments, read, write_page
 
-from rapa_lib.analog_training import analog_table
-from rapa_lib.figures import save_figure
-from rapa_lib.figures.analog import (
+from rapa_lib.experiments.analog_training.experiment import analog_table
+from rapa_lib.experiments.analog_training.figures import (
     analog_answer,
     analog_figure,
     analog_summary,
     imperfection_figure,
 )
-from rapa_lib.records import write_table
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.experiments.records import write_table
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 import pandas as pd
 from collecting import arguments, read, write_page
 
-from rapa_lib.fault_tolerance import fault_table
-from rapa_lib.figures import fault_figure, fault_summary, repair_summary, save_figure
-from rapa_lib.records import write_table
+from rapa_lib.experiments.fault_tolerance.experiment import fault_table
+from rapa_lib.experiments.fault_tolerance.figures import fault_figure, fault_summary, repair_summary
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.experiments.records import write_table
 
 
 def main() -> None:

@@ -3,17 +3,17 @@
 import pandas as pd
 from collecting import arguments, nested, read, write_page
 
-from rapa_lib.figures import (
+from rapa_lib.experiments.filter_similarity.figures import (
     filters_figure,
     penalty_answer,
     penalty_figure,
-    save_figure,
     similarity_answer,
     similarity_figure,
     similarity_summary,
     tiles_figure,
 )
-from rapa_lib.records import write_table
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.experiments.records import write_table
 
 LABELS = [
     "dataset", "tiling", "n_tiles", "tile_init", "pooling", "activation", "normalisation",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rapa_lib.records import write_table
+from rapa_lib.experiments.records import write_table
 
 KEPT = [
     "git_commit", "package_version", "torch_version", "python_version", "device", "threads",

@@ -19,13 +19,13 @@ from whole import remove_damaged
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
-from rapa_lib.acceleration import AccelerationRun
-from rapa_lib.accuracy import AccuracyRun, choose_device
-from rapa_lib.adversarial_robustness import RobustnessRun
-from rapa_lib.analog_training import AnalogTraining
-from rapa_lib.claims import read_claims
-from rapa_lib.fault_tolerance import FaultSweep
-from rapa_lib.filter_similarity import FilterSimilarityRun
+from rapa_lib.experiments.acceleration.experiment import AccelerationRun
+from rapa_lib.experiments.accuracy.experiment import AccuracyRun, choose_device
+from rapa_lib.experiments.adversarial_robustness.experiment import RobustnessRun
+from rapa_lib.experiments.analog_training.experiment import AnalogTraining
+from rapa_lib.experiments.claims import read_claims
+from rapa_lib.experiments.fault_tolerance.experiment import FaultSweep
+from rapa_lib.experiments.filter_similarity.experiment import FilterSimilarityRun
 
 # What the parameters of every further experiment must make.
 FURTHER = {

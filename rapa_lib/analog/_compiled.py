@@ -1,8 +1,8 @@
 """The analog products and pulsed updates compiled for the CPU at hand: float32.
 
-``_kernels.cpp`` is compiled and kept as :mod:`rapa_lib._compiled` does it, which also says when it
-serves. Else :mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the work in
-PyTorch; both follow :func:`torch.manual_seed`, but draw other numbers.
+``kernels.cpp`` is compiled and kept as :mod:`rapa_lib.layers.products.compiled` does it, which also
+says when it serves. Else :mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the
+work in PyTorch; both follow :func:`torch.manual_seed`, but draw other numbers.
 """
 
 import ctypes
@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rapa_lib import _compiled
-from rapa_lib._compiled import _layer, _rows
-from rapa_lib._geometry import Geometry, pixels_of
 from rapa_lib.analog._config import ConstantStepDevice, IOParameters, UpdateParameters
 from rapa_lib.analog._devices import CrossPoints
 from rapa_lib.analog._pulses import Counts
+from rapa_lib.layers.products import compiled
+from rapa_lib.layers.products.compiled import _layer, _rows
+from rapa_lib.layers.products.geometry import Geometry, pixels_of
 
-_SOURCE = Path(__file__).with_name("_kernels.cpp")
+_SOURCE = Path(__file__).with_name("kernels.cpp")
 _MOST_SLOTS = 31  # a train is a word, less the sign
 
 
@@ -65,8 +65,8 @@ def serves(tensor: Tensor) -> bool:
     """Whether the compiled products take tensors of this type and device."""
     return (
         tensor.dtype == torch.float32
-        and _compiled.serves(tensor, 1)
-        and _compiled._library(_SOURCE) is not None
+        and compiled.serves(tensor, 1)
+        and compiled._library(_SOURCE) is not None
     )
 
 
@@ -150,7 +150,7 @@ def count(
 
 
 def _call(name: str, layer, parameters: ctypes.Structure, *tensors: Tensor | None) -> None:
-    function = getattr(_compiled._library(_SOURCE), f"rapa_{name}")
+    function = getattr(compiled._library(_SOURCE), f"rapa_{name}")
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
     if not function(ctypes.byref(layer), ctypes.byref(parameters), *pointers):
         raise ValueError(

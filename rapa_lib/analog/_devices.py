@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rapa_lib._patch_conv import seeded_generator
+from rapa_lib._seeds import seeded_generator
 from rapa_lib.analog._config import ConstantStepDevice, SoftBoundsDevice
 from rapa_lib.analog._pulses import Counts, Trains, _bits
 

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rapa_lib import _tiled_ops as ops
 from rapa_lib._checks import check_bool, check_int
-from rapa_lib._geometry import Geometry, kernels_of, matrices_of
-from rapa_lib._patch_conv import PatchConv2d, mix_seeds
+from rapa_lib._seeds import mix_seeds
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._tile_array import _PIXEL, AnalogTileArray
-from rapa_lib.conv import RapaConv2d
-from rapa_lib.convert import _replace
+from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.layers.conv import RapaConv2d
+from rapa_lib.layers.products import operators as ops
+from rapa_lib.layers.products.geometry import Geometry, kernels_of, matrices_of
+from rapa_lib.networks.convert import _replace
 
 
 class _OnTiles(nn.Module):
@@ -269,7 +270,7 @@ class _Product(torch.autograd.Function):
 
 
 def _conv(geometry: Geometry) -> tuple:
-    """Stride, padding, dilation and groups as :mod:`rapa_lib._tiled_ops` takes them."""
+    """Stride, padding, dilation and groups as the operators of the products take them."""
     return (*(list(part) for part in geometry[3:]), 1)
 
 

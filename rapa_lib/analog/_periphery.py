@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from rapa_lib._gathered import Blocks
 from rapa_lib.analog._config import IOParameters
+from rapa_lib.layers.products.gathered import Blocks
 
 
 def analog_product(rows: Tensor, matrices: Tensor, io: IOParameters) -> Tensor:

@@ -1,18 +1,18 @@
 """Analog products of all patches of a batch, tile by tile: forward, and backward by the input.
 
-Patches are gathered a few images at a time, as in :mod:`rapa_lib._gathered`. A batch of vectors is
-a batch of images of one pixel.
+Patches are gathered a few images at a time, as in :mod:`rapa_lib.layers.products.gathered`. A batch
+of vectors is a batch of images of one pixel.
 """
 
 import math
 
 from torch import Tensor
 
-from rapa_lib import _gathered
-from rapa_lib._gathered import Blocks
-from rapa_lib._geometry import Geometry, pixels_of
 from rapa_lib.analog._config import IOParameters
 from rapa_lib.analog._periphery import analog_product
+from rapa_lib.layers.products import gathered
+from rapa_lib.layers.products.gathered import Blocks
+from rapa_lib.layers.products.geometry import Geometry, pixels_of
 
 
 def forward(
@@ -80,8 +80,8 @@ def backward(
         patches = grad.new_empty(n * geometry.n_patches, per_patch)
         blocks.put(products, patches)
         padded = grad.new_zeros(n, *geometry.size, channels)
-        _gathered._scatter(geometry, patches.view(n, geometry.n_patches, -1), padded)
-        images = _gathered._unpad(geometry, padded, height, width)
+        gathered._scatter(geometry, patches.view(n, geometry.n_patches, -1), padded)
+        images = gathered._unpad(geometry, padded, height, width)
         by_x[chunk] = images.permute(0, 2, 3, 1)
     return by_x.permute(0, 3, 1, 2)
 
@@ -89,12 +89,12 @@ def backward(
 def chunks(assignment: Tensor, matrices: Tensor) -> list[slice]:
     """Runs of images whose patches fill a buffer."""
     per_patch = max(matrices.shape[1:])
-    return _gathered._chunks(assignment, per_patch * matrices.element_size())
+    return gathered._chunks(assignment, per_patch * matrices.element_size())
 
 
 def patch_rows(geometry: Geometry, images: Tensor, blocks: Blocks) -> Tensor:
     """Patches of images (B, C, H, W), block by block: (n_blocks, size, kh · kw · C)."""
-    return _gathered._patches(geometry, images, blocks, 1)[:, 0]
+    return gathered._patches(geometry, images, blocks, 1)[:, 0]
 
 
 def of_blocks(per_tile: Tensor, blocks: Blocks) -> Tensor:

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
-from rapa_lib._gathered import Blocks
-from rapa_lib._geometry import Geometry, pixels_of
 from rapa_lib.analog import _compiled, _products
 from rapa_lib.analog._config import IdealDevice, TileConfig
 from rapa_lib.analog._devices import (
@@ -20,6 +18,8 @@ from rapa_lib.analog._devices import (
     pulse_by_pulse,
 )
 from rapa_lib.analog._pulses import METHODS, Counts, Trains
+from rapa_lib.layers.products.gathered import Blocks
+from rapa_lib.layers.products.geometry import Geometry, pixels_of
 
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 # Tiles whose devices are moved at once: a dozen tensors of their size exist meanwhile.

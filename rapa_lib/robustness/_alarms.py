@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rapa_lib.instruments.statistics import share_interval
 from rapa_lib.robustness._views import ImageModel
-from rapa_lib.statistics import share_interval
 
 # A budget that leaves no content must leave no accuracy: the lower end of its interval, at most.
 _LEFT = 0.01

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.robustness._suite import Attack
 from rapa_lib.robustness._views import ImageModel, check_images, mean_correct
-from rapa_lib.training import InputScaling, seeded
+from rapa_lib.training.loop import InputScaling
 
 # Forward passes of one batch, lots counted: it bounds memory, whatever the number of draws.
 _ROWS = 1024
@@ -23,7 +24,6 @@ _OVERSHOOTS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0)
 _FROM_STARTS = (foolbox.attacks.HopSkipJumpAttack, foolbox.attacks.BoundaryAttack)
 
 # Seeds of independent purposes are mixed from the attack's seed and one of these.
-_ATTACK, _SELECT, _JUDGE = 1_000_021, 1_000_022, 1_000_023
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def run_attack(
         raise ValueError(f"labels: got shape {tuple(labels.shape)} for {len(images)} images")
     judge = target.judge()
     tries = []
-    with seeded(seed, _ATTACK):
+    with seeded(seed, Purpose.ATTACK):
         frozen_seed = int(torch.randint(2**31, ()))
         sources = target.sources(attack, frozen_seed)
         models = [model for model in sources for _ in range(attack.restarts)]
@@ -137,14 +137,14 @@ def run_attack(
                     found.append(_attack_batch(attack, epsilon, model, x, y))
                     bar.update(len(x))
                 tries.append([torch.cat(parts) for parts in zip(*found, strict=True)])
-    with seeded(seed, _SELECT):
+    with seeded(seed, Purpose.ATTACK_SELECTION):
         if epsilon is None:
             for attempt in tries:
                 attempt[0] = _lengthen(judge, images, attempt[0], labels, judge_draws)
         perturbed, claimed, failed = _strongest(judge, tries, labels, judge_draws)
     norms = _norms(attack.norm, perturbed - images)
     _check_budget(attack, epsilon, perturbed, norms)
-    with seeded(seed, _JUDGE):
+    with seeded(seed, Purpose.ATTACK_JUDGE):
         correct = mean_correct(judge, perturbed, labels, judge_draws)
     return Outcome(
         perturbed, correct, norms.cpu(), float(claimed.double().mean()), int(failed.sum())

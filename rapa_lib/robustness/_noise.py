@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from rapa_lib._checks import check_int
 from rapa_lib._modes import evaluation_mode
-from rapa_lib._patch_conv import PatchConv2d
+from rapa_lib.layers._patch_conv import PatchConv2d
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_choice, check_int
-from rapa_lib._patch_conv import frozen_draws
-from rapa_lib.convert import merge_tiles
-from rapa_lib.evaluation import draws_lots, reestimate_normalisation, vote
-from rapa_lib.training import InputScaling
+from rapa_lib.layers._patch_conv import frozen_draws
+from rapa_lib.networks.convert import merge_tiles
+from rapa_lib.training.evaluation import draws_lots, reestimate_normalisation, vote
+from rapa_lib.training.loop import InputScaling
 
 VIEWS = ("fresh", "frozen", "mean", "vote", "merged")
 
@@ -28,8 +28,8 @@ class ImageModel(nn.Module):
             ``"mean"``: the logarithm of the mean softmax over ``draws`` passes, whose gradient is
             the one that an attacker takes who knows of the lots (expectation over transformation,
             Athalye, Carlini & Wagner, ICML 2018);
-            ``"vote"``: the votes of ``draws`` passes, see :func:`rapa_lib.evaluation.vote`; they
-            have no gradient.
+            ``"vote"``: the votes of ``draws`` passes (:func:`rapa_lib.training.evaluation.vote`),
+            which have no gradient.
             ``"merged"``: the logits of the merged network.
         draws: forward passes of ``"mean"`` and ``"vote"``. A network without lots needs one.
         seed: freezes the lots of ``"mean"`` and ``"vote"`` too; None draws them anew in each call.

@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize
 
 from rapa_lib._checks import check_int
 from rapa_lib._modes import evaluation_mode
-from rapa_lib._patch_conv import PatchConv2d
-from rapa_lib.conv import RapaConv2d
-from rapa_lib.perforated import PerforatedConv2d
+from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.layers.conv import RapaConv2d
+from rapa_lib.layers.perforated import PerforatedConv2d
 
 # What normalises, activates or scales has parameters, but no matrix to put on an array.
 _DIGITAL = (

@@ -1,0 +1,678 @@
+// Analog tiles on a CPU: the products of _products.py and the pulsed updates of _tile_array.py, in
+// float32. Meaning and sources are there; padding, sorting and the product kernel are those of the
+// digital convolution.
+//
+// Each patch draws from its own generator, seeded by its number, so threads change no draw.
+
+#include "../layers/products/kernels.cpp"
+
+#include <cmath>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+extern "C" {
+
+// Everything but the tensors; _compiled.py beside this file declares the same fields.
+struct Periphery {
+    double inp_bound, inp_step, inp_noise, out_bound, out_step, out_noise, w_noise, bm_limit;
+    int64_t abs_max;
+    uint64_t seed;
+};
+struct Pulses {
+    double rate, most, dw_min_std;  // rate: lr / dw_min; most: slots in a train
+    int64_t update_management, update_bl_management, fast;
+    uint64_t seed;
+};
+}
+
+namespace {
+
+constexpr int WIDTH = LANES<float>;
+using Floats = Vector<float>;
+typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(VECTOR_BYTES), aligned(4)));
+
+inline Words bits_of(Floats v) { return (Words)v; }
+inline Floats floats_of(Words v) { return (Floats)v; }
+inline Floats magnitude(Floats v) { return floats_of(bits_of(v) & 0x7fffffffu); }
+inline Floats select(Ints where, Floats a, Floats b) {
+    return floats_of((bits_of(a) & (Words)where) | (bits_of(b) & ~(Words)where));
+}
+inline Floats clamp(Floats v, float bound) {
+    v = select(v > bound, v - v + bound, v);
+    return select(v < -bound, v - v - bound, v);
+}
+inline Floats positive(Floats v) { return select(v > 0, v, v - v); }
+// To the nearest whole number, for less than 2²² of them.
+inline Floats nearest(Floats v) { return (v + 12582912.0f) - 12582912.0f; }
+inline bool any(Ints v) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) != 0;
+#else
+    int32_t all = 0;
+    for (int i = 0; i < WIDTH; i++) all |= v[i];
+    return all != 0;
+#endif
+}
+inline Floats root(Floats v) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_sqrt_ps((__m256)v);
+#else
+    for (int i = 0; i < WIDTH; i++) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+#endif
+}
+inline Words ones(Words v) {
+#if defined(__AVX512VPOPCNTDQ__)
+    return (Words)_mm512_popcnt_epi32((__m512i)v);
+#else
+    v -= (v >> 1) & 0x55555555u;
+    v = (v & 0x33333333u) + ((v >> 2) & 0x33333333u);
+    return (((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u) >> 24;
+#endif
+}
+inline Floats to_floats(Words v) { return __builtin_convertvector((Ints)v, Floats); }
+
+// Blackman and Vigna's xoshiro128++, one in each lane.
+class Random {
+public:
+    Random(uint64_t seed, uint64_t a, uint64_t b = 0) {
+        uint64_t key = seed + 0x9e3779b97f4a7c15u * (a + 1) + 0xd1342543de82ef95u * (b + 1);
+        key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
+        key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
+        key ^= key >> 31;
+        Words lane;
+        for (int i = 0; i < WIDTH; i++) lane[i] = i;
+        for (int i = 0; i < 4; i++) {
+            Words v = (lane * 4 + i + 1) * 0x9e3779b9u + uint32_t(key);
+            v = (v ^ (v >> 16) ^ uint32_t(key >> 32)) * 0x85ebca6bu;
+            v = (v ^ (v >> 13)) * 0xc2b2ae35u;
+            state[i] = v ^ (v >> 16);
+        }
+    }
+    Words words() {
+        const Words sum = state[0] + state[3], result = turn(sum, 7) + state[0];
+        const Words shifted = state[1] << 9;
+        state[2] ^= state[0];
+        state[3] ^= state[1];
+        state[1] ^= state[2];
+        state[0] ^= state[3];
+        state[2] ^= shifted;
+        state[3] = turn(state[3], 11);
+        return result;
+    }
+    Floats uniform() { return to_floats(words() >> 8) * 0x1p-24f; }  // in [0, 1)
+    // Standard normal, by Box and Muller.
+    Floats normal() {
+        if (spare_left) {
+            spare_left = false;
+            return spare;
+        }
+        const Floats radius = root(-2.0f * logarithm(uniform() + 0x1p-25f));
+        // sin and cos of 2πu: polynomials on a quarter turn, then signs and places by quadrant.
+        const Floats turns = uniform() * 4.0f, quadrant = nearest(turns);
+        const Floats x = (turns - quadrant) * 1.57079632679f, xx = x * x;
+        const Floats s = x * (1 + xx * (-1.6666654611e-1f + xx * (8.3321608736e-3f
+                              - xx * 1.9515295891e-4f)));
+        const Floats c = 1 - 0.5f * xx + xx * xx * (4.166664568298827e-2f
+                              + xx * (-1.388731625493765e-3f + xx * 2.443315711809948e-5f));
+        const Ints q = __builtin_convertvector(quadrant, Ints), odd = -(q & 1);
+        const Words sign_s = (Words)(q & 2) << 30, sign_c = (Words)((q + 1) & 2) << 30;
+        spare = radius * floats_of(bits_of(select(odd, s, c)) ^ sign_c);
+        spare_left = true;
+        return radius * floats_of(bits_of(select(odd, c, s)) ^ sign_s);
+    }
+
+private:
+    static Words turn(Words v, int n) { return (v << n) | (v >> (32 - n)); }
+    // Natural logarithm of positive normal numbers (Cephes' polynomial).
+    static Floats logarithm(Floats v) {
+        const Words bits = bits_of(v);
+        Floats e = __builtin_convertvector((Ints)(bits >> 23) - 126, Floats);
+        Floats m = floats_of((bits & 0x007fffffu) | 0x3f000000u);
+        const Ints small = m < 0.707106781186547524f;
+        e += select(small, m - m - 1.0f, m - m);
+        m = select(small, m + m, m) - 1.0f;
+        const Floats z = m * m;
+        Floats y = 7.0376836292e-2f * m - 1.1514610310e-1f;
+        for (float c : {1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                        2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+            y = y * m + c;
+        return m + (y * m * z - 0.5f * z) + e * 0.693147180559945f;
+    }
+    Words state[4];
+    Floats spare{};
+    bool spare_left = false;
+};
+
+inline int64_t padded(int64_t n) { return parts_of(n, COLUMNS<float>) * COLUMNS<float>; }
+
+// The largest magnitude; infinity or more bits where a number is not finite.
+float largest(const float* x, int64_t n) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, x + i, sizeof bits);
+        most = std::max(most, bits & 0x7fffffffu);
+    }
+    float result;
+    std::memcpy(&result, &most, sizeof result);
+    return result;
+}
+
+// A layer that multiplies vectors: one pixel, one patch.
+Layer vectors_of(int64_t inputs, int64_t outputs) {
+    Layer l{};
+    l.channels = inputs, l.out_channels = outputs;
+    for (int64_t* one : {&l.batch, &l.height, &l.width, &l.padded_height, &l.padded_width,
+                         &l.out_height, &l.out_width, &l.kernel_height, &l.kernel_width,
+                         &l.stride_h, &l.stride_w, &l.dilation_h, &l.dilation_w, &l.n_tiles,
+                         &l.threads})
+        *one = 1;
+    return l;
+}
+
+// Products of up to ROWS vectors with one matrix, as the periphery lets them happen.
+class Reader {
+public:
+    Reader(const Periphery& io, int64_t inputs, int64_t outputs)
+        : io(io), inputs(inputs), outputs(padded(outputs)), layer(vectors_of(inputs, outputs)),
+          plan(layer), sent(ROWS * padded(inputs)), out(ROWS * padded(outputs)) {
+        for (int64_t r = 0; r < ROWS; r++) rows[r].resize(padded(inputs));
+    }
+
+    float* row(int64_t r) { return rows[r].data(); }                    // to write an input to
+    const float* result(int64_t r) { return out.data() + r * outputs; }  // of row r, scaled back
+
+    // False if an input is not finite. The matrix has `outputs` columns, padded; ids seed the noise.
+    bool read(int64_t n, const float* matrix, const int64_t* ids) {
+        float scale[ROWS];
+        int64_t todo[ROWS], left = n;
+        for (int64_t r = 0; r < n; r++) {
+            const float most = largest(row(r), inputs);
+            if (!(most < INFINITY)) return false;
+            scale[r] = io.abs_max ? most : 1;
+            todo[r] = r;
+        }
+        for (double factor = 1; left && (factor == 1 || factor <= io.bm_limit); factor *= 2) {
+            for (int64_t i = 0; i < left; i++) send(i, todo[i], scale[todo[i]], factor, ids);
+            const float* from[ROWS];
+            float* to[ROWS];
+            for (int64_t o = 0; o < outputs; o += COLUMNS<float>) {
+                for (int64_t i = 0; i < left; i++) {
+                    from[i] = sent.data() + i * padded(inputs);
+                    to[i] = out.data() + todo[i] * outputs + o;
+                }
+                with_rows(left, [&]<int N>() {
+                    product<N>(plan, from, matrix + o, static_cast<const float*>(nullptr), to,
+                               COLUMNS<float>);
+                });
+            }
+            int64_t again = 0;
+            for (int64_t i = 0; i < left; i++)
+                if (receive(i, todo[i], scale[todo[i]], factor, ids)) todo[again++] = todo[i];
+            left = again;
+        }
+        return true;
+    }
+
+private:
+    void send(int64_t i, int64_t r, float scale, float factor, const int64_t* ids) {
+        const float inverse = 1 / ((scale > 0 ? scale : 1) * factor), step = io.inp_step;
+        const float shrunk = step ? (1 - 1e-6f) / step : 0, bound = io.inp_bound;
+        float* to = sent.data() + i * padded(inputs);
+        Random random(io.seed, ids[r], uint64_t(factor) * 2);
+        Floats squares{};
+        for (int64_t k = 0; k < inputs; k += WIDTH) {
+            Floats v = load(rows[r].data() + k) * inverse;
+            v = clamp(v, bound);
+            if (step) v = nearest(v * shrunk) * step;
+            if (io.inp_noise) v += float(io.inp_noise) * random.normal();
+            for (int64_t j = inputs; j < k + WIDTH; j++) v[j - k] = 0;
+            squares += v * v;
+            store(to + k, v);
+        }
+        if (io.w_noise) {
+            length[i] = 0;
+            for (int j = 0; j < WIDTH; j++) length[i] += squares[j];
+        }
+    }
+
+    // Noise, ADC and scale; whether an output went past its bound.
+    bool receive(int64_t i, int64_t r, float scale, float factor, const int64_t* ids) {
+        double variance = scale > 0 ? io.out_noise * io.out_noise : 0;
+        if (io.w_noise) variance += io.w_noise * io.w_noise * length[i];
+        const float sigma = std::sqrt(variance), step = io.out_step, bound = io.out_bound;
+        const float shrunk = step ? (1 - 1e-6f) / step : 0, back = (scale > 0 ? scale : 1) * factor;
+        const float limit = bound * (1 + 1e-6f), far = step ? 4e6f * step : INFINITY;
+        float* to = out.data() + r * outputs;
+        Random random(io.seed, ids[r], uint64_t(factor) * 2 + 1);
+        Ints hit{};
+        for (int64_t o = 0; o < outputs; o += WIDTH) {
+            Floats v = load(to + o);
+            if (sigma) v += sigma * random.normal();
+            if (step) v = nearest(clamp(v, far) * shrunk) * step;
+            // Columns past the last are no outputs.
+            if (o + WIDTH <= layer.out_channels) {
+                hit |= magnitude(v) > limit;
+            } else {
+                for (int64_t j = o; j < layer.out_channels; j++)
+                    hit[0] |= std::abs(v[j - o]) > limit ? -1 : 0;
+            }
+            store(to + o, clamp(v, bound) * back);
+        }
+        return any(hit);
+    }
+
+    const Periphery& io;
+    int64_t inputs, outputs;
+    Layer layer;
+    Plan<float> plan;
+    std::vector<float> rows[ROWS], sent, out;
+    double length[ROWS];
+};
+
+// A kernel matrix transposed, (outputs × inputs), its rows filled up with zeros.
+void transpose_rows(const Plan<float>& plan, const float* matrix, float* to) {
+    const int64_t outputs = plan.layer.out_channels, width = padded(plan.n_inputs);
+    for (int64_t o = 0; o < outputs; o++)
+        std::fill(to + o * width + plan.n_inputs, to + (o + 1) * width, 0.0f);
+    for (int64_t k = 0; k < plan.n_inputs; k++)
+        for (int64_t o = 0; o < outputs; o++) to[o * width + k] = matrix[k * outputs + o];
+}
+
+void copy_patch(const Plan<float>& plan, const float* patch, float* to) {
+    for (int64_t s = 0; s < plan.n_stretches; s++)
+        std::copy_n(patch + plan.stretches[s], plan.length, to + s * plan.length);
+}
+
+// Call f(tile, first patch, number) for the patches of some images, ROWS at most of a tile at once.
+template <class F>
+void for_rows(const Layer& l, const Sorted& sorted, F&& f) {
+    for (int64_t t = 0; t < l.n_tiles; t++)
+        for (int64_t i = sorted.first[t]; i < sorted.first[t + 1]; i += ROWS)
+            f(t, i, std::min<int64_t>(ROWS, sorted.first[t + 1] - i));
+}
+
+bool analog_forward(const Layer& l, const Periphery& io, const float* x, const float* matrices,
+                    const float* bias, const int64_t* assignment, float* y) {
+    const Plan<float> plan(l);
+    const int64_t chunk = plan.chunk(), n_chunks = parts_of(l.batch, chunk);
+    const Prepared<float> matrix_of(plan, matrices, n_chunks, plan.n_inputs * plan.out_padded,
+                                    plan.ragged() ? fill_rows<float> : nullptr);
+    bool finite = true;
+#pragma omp parallel num_threads(l.threads) reduction(&& : finite)
+    {
+        std::vector<float> images(chunk * plan.image_size), buffer;
+        Reader reader(io, plan.n_inputs, l.out_channels);
+        Sorted sorted;
+#pragma omp for schedule(dynamic)
+        for (int64_t c = 0; c < n_chunks; c++) {
+            const int64_t begin = c * chunk, count = std::min(chunk, l.batch - begin);
+            float* out = y + begin * plan.n_patches * l.out_channels;
+            pad(plan, x, begin, count, images.data());
+            sorted.sort(l, assignment, begin, count);
+            if (sorted.first[l.n_tiles] < count * plan.n_patches)
+                std::fill_n(out, count * plan.n_patches * l.out_channels, 0.0f);
+            int64_t prepared = -1;
+            const float* matrix = nullptr;
+            for_rows(l, sorted, [&](int64_t t, int64_t i, int64_t n) {
+                if (t != prepared) matrix = matrix_of(prepared = t, buffer);
+                int64_t ids[ROWS];
+                for (int64_t r = 0; r < n; r++) {
+                    ids[r] = begin * plan.n_patches + sorted.ids[i + r];
+                    copy_patch(plan, plan.patch(images.data(), sorted.ids[i + r]), reader.row(r));
+                }
+                finite = reader.read(n, matrix, ids) && finite;
+                for (int64_t r = 0; r < n; r++) {
+                    float* to = out + sorted.ids[i + r] * l.out_channels;
+                    for (int64_t o = 0; o < l.out_channels; o++)
+                        to[o] = reader.result(r)[o] + (bias ? bias[t * l.out_channels + o] : 0);
+                }
+            });
+        }
+    }
+    return finite;
+}
+
+bool analog_backward(const Layer& l, const Periphery& io, const float* grad, const float* matrices,
+                     const int64_t* assignment, float* grad_x) {
+    const Plan<float> plan(l);
+    const int64_t chunk = plan.chunk(), n_chunks = parts_of(l.batch, chunk);
+    const Prepared<float> matrix_of(plan, matrices, n_chunks, l.out_channels * padded(plan.n_inputs),
+                                    transpose_rows);
+    bool finite = true;
+#pragma omp parallel num_threads(l.threads) reduction(&& : finite)
+    {
+        std::vector<float> images(chunk * plan.image_size), buffer;
+        Reader reader(io, l.out_channels, plan.n_inputs);
+        Sorted sorted;
+#pragma omp for schedule(dynamic)
+        for (int64_t c = 0; c < n_chunks; c++) {
+            const int64_t begin = c * chunk, count = std::min(chunk, l.batch - begin);
+            const float* errors = grad + begin * plan.n_patches * l.out_channels;
+            std::fill(images.begin(), images.end(), 0.0f);
+            sorted.sort(l, assignment, begin, count);
+            int64_t prepared = -1;
+            const float* matrix = nullptr;
+            for_rows(l, sorted, [&](int64_t t, int64_t i, int64_t n) {
+                if (t != prepared) matrix = matrix_of(prepared = t, buffer);
+                int64_t ids[ROWS];
+                for (int64_t r = 0; r < n; r++) {
+                    ids[r] = begin * plan.n_patches + sorted.ids[i + r];
+                    std::copy_n(errors + sorted.ids[i + r] * l.out_channels, l.out_channels,
+                                reader.row(r));
+                }
+                finite = reader.read(n, matrix, ids) && finite;
+                for (int64_t r = 0; r < n; r++) {
+                    float* to = const_cast<float*>(plan.patch(images.data(), sorted.ids[i + r]));
+                    for (int64_t s = 0; s < plan.n_stretches; s++)
+                        for (int64_t k = 0; k < plan.length; k++)
+                            to[plan.stretches[s] + k] += reader.result(r)[s * plan.length + k];
+                }
+            });
+            unpad(plan, images.data(), begin, count, grad_x);
+        }
+    }
+    return finite;
+}
+
+// Trains of 31 slots at most. A word holds a train, its bit 31 the sign of the number it stands for.
+struct Train {
+    float x_scale, d_scale;
+    uint32_t slots;
+};
+
+// The number of slots and what turns numbers into probabilities; see _pulses.py.
+Train train_of(const Pulses& p, double x_max, double d_max) {
+    if (x_max == 0 || d_max == 0) return {0, 0, 0};
+    double slots = p.most, ratio = 1;
+    if (p.update_management || p.update_bl_management) {
+        const double pulses = p.rate * x_max * d_max;
+        d_max *= std::min(1.0, p.most / pulses);
+        if (p.update_bl_management) slots = std::clamp(std::ceil(pulses), 1.0, p.most);
+        if (p.update_management) ratio = std::sqrt(x_max / d_max);
+    }
+    const double scale = std::sqrt(p.rate / slots);
+    const double most = 1e30;
+    return {float(std::min(scale / ratio, most)), float(std::min(scale * ratio, most)),
+            uint32_t(slots)};
+}
+
+// Words whose bits 0 … slots − 1 fire with these probabilities.
+Words fire(Random& random, Floats probability, uint32_t slots) {
+    Words word{};
+    if (slots <= 12) {  // compare in every slot
+        const Words threshold = (Words)__builtin_convertvector(probability * 0x1p24f, Ints);
+        for (uint32_t s = 0; s < slots; s++)
+            word |= (Words)((random.words() >> 8) < threshold) & (1u << s);
+        return word;
+    }
+    // All slots at once: a bit of the probability at a time, the least first. It has 16 bits, rounded
+    // at random, so that the mean is kept.
+    const Floats rounded = probability * 0x1p16f + random.uniform();
+    const Words p = (Words)__builtin_convertvector(rounded, Ints);
+    for (int bit = 0; bit < 16; bit++) {
+        const Words r = random.words(), set = -((p >> bit) & 1);
+        word = (word & r) | (set & (word | r));
+    }
+    return (word | -((p >> 16) & 1)) & ((1u << slots) - 1);
+}
+
+// A stretch of numbers as trains, the k-th of a patch.
+void encode(const Pulses& p, int64_t patch, int64_t k, const float* numbers, int64_t n, float scale,
+            uint32_t slots, float* out) {
+    Random random(p.seed, patch, k);
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        Floats v = load(numbers + i);
+        for (int64_t j = n; j < i + WIDTH; j++) v[j - i] = 0;
+        v = clamp(v * scale, 1);
+        const Words word = any(v != 0) ? fire(random, magnitude(v), slots) : Words{};
+        v = floats_of(word | (bits_of(v) & 0x80000000u));
+        std::memcpy(out + i, &v, std::min<int64_t>(WIDTH, n - i) * sizeof(float));
+    }
+}
+
+// Between the numbers of neighbouring inputs: not a power of two, whose lines would share a place in
+// the cache.
+constexpr int XS = BLOCK + 16;
+
+// Sums over patches for `V` vectors of outputs and one input: exact, numbers of pulses up and down.
+template <int V>
+void count(int64_t n, const float* x, const float* d, int64_t stride, float* up, float* down) {
+    Words sum[V] = {};  // pulses up in the lower half, down in the upper
+    for (int64_t p = 0; p < n; p++, d += stride) {
+        uint32_t word;
+        std::memcpy(&word, x + p, sizeof word);
+        const uint32_t flip = (word >> 27 & 16) ^ 16;
+        word &= 0x7fffffffu;
+        if (!word) continue;
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) {
+            const Words other = bits_of(load(d + v * WIDTH));
+            sum[v] += ones(other & word) << ((other >> 27 & 16) ^ flip);
+        }
+    }
+    for (int v = 0; v < V; v++) {
+        // The signs were equal, the product positive: down. flip put those into the upper half.
+        store(up + v * WIDTH, load(up + v * WIDTH) + to_floats(sum[v] & 0xffffu));
+        store(down + v * WIDTH, load(down + v * WIDTH) + to_floats(sum[v] >> 16));
+    }
+}
+
+// The same for fast and K inputs: sums of BL·p signed, unsigned, and of BL·p². A patch's numbers d
+// are followed by their magnitudes and their squares; so are the BL·p_x of x, in XS apart.
+template <int K>
+void add_means(int64_t n, const float* x, const float* d, int64_t width, float* const* sums) {
+    Floats sum[3][K][VECTORS];
+#pragma GCC unroll 3
+    for (int part = 0; part < 3; part++)
+#pragma GCC unroll 4
+        for (int k = 0; k < K; k++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++)
+                sum[part][k][v] = load(sums[part] + k * width + v * WIDTH);
+    for (int64_t p = 0; p < n; p++, d += 3 * width)
+#pragma GCC unroll 3
+        for (int part = 0; part < 3; part++)
+#pragma GCC unroll 4
+            for (int k = 0; k < K; k++) {
+                const float number = x[(k * 3 + part) * XS + p];
+#pragma GCC unroll 2
+                for (int v = 0; v < VECTORS; v++)
+                    sum[part][k][v] += number * load(d + part * width + v * WIDTH);
+            }
+#pragma GCC unroll 3
+    for (int part = 0; part < 3; part++)
+#pragma GCC unroll 4
+        for (int k = 0; k < K; k++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++)
+                store(sums[part] + k * width + v * WIDTH, sum[part][k][v]);
+}
+
+// The devices of a layer, or where to put the counts of those that PyTorch moves.
+struct Devices {
+    float *weight, *up_var, *down_var;
+    const float *step_up, *step_down, *w_max, *w_min;
+};
+
+// Move n devices with constant steps by their pulses.
+void move(const Devices& d, int64_t at, int64_t n, const float* up, const float* down,
+          const float* share, double cycle, Random& random) {
+    for (int64_t k = 0; k < n; k += WIDTH) {
+        const Floats u = load(up + k), v = load(down + k);
+        if (!any((u != 0) | (v != 0))) continue;
+        const int64_t width = std::min<int64_t>(WIDTH, n - k), i = at + k;
+        auto get = [&](const float* from) {
+            if (width == WIDTH) return load(from + i);
+            Floats some{};
+            std::memcpy(&some, from + i, width * sizeof(float));
+            return some;
+        };
+        const Floats a = get(d.step_up), b = get(d.step_down);
+        // share: what variance a count itself has, in units of its mean.
+        Floats variance = u * a * a + v * b * b;
+        variance *= share ? load(share + k) + float(cycle) : Floats{} + float(cycle);
+        Floats w = get(d.weight) + (u * a - v * b) + root(variance) * random.normal();
+        const Floats high = get(d.w_max), low = get(d.w_min);
+        w = select(w > high, high, w);
+        w = select(w < low, low, w);
+        if (width == WIDTH)
+            store(d.weight + i, w);
+        else
+            std::memcpy(d.weight + i, &w, width * sizeof(float));
+    }
+}
+
+bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float* grad,
+                   const int64_t* assignment, const Devices& devices, float* ups, float* downs) {
+    const Plan<float> plan(l);
+    const int64_t outputs = l.out_channels, width = plan.out_padded, length = plan.length;
+    const int64_t total = l.batch * plan.n_patches, kinds = p.fast ? 3 : 1;
+    std::vector<float> images(l.batch * plan.image_size + WIDTH), trains(total * kinds * width);
+    std::vector<Train> train(total);
+    Sorted sorted;
+    sorted.sort(l, assignment, 0, l.batch);
+    bool finite = true;
+#pragma omp parallel num_threads(l.threads) reduction(&& : finite)
+    {
+        std::vector<float> row(plan.n_inputs);
+#pragma omp for
+        for (int64_t i = 0; i < l.batch; i++) {
+            pad(plan, x, i, 1, images.data() + i * plan.image_size);
+            for (int64_t j = i * plan.n_patches; j < (i + 1) * plan.n_patches; j++) {
+                copy_patch(plan, plan.patch(images.data(), j), row.data());
+                const float x_max = largest(row.data(), plan.n_inputs);
+                const float d_max = largest(grad + j * outputs, outputs);
+                finite = finite && x_max < INFINITY && d_max < INFINITY;
+                train[j] = train_of(p, x_max, d_max);
+                float* to = trains.data() + j * kinds * width;
+                if (!p.fast) {
+                    std::copy_n(grad + j * outputs, outputs, to);
+                    encode(p, j, 0, to, outputs, train[j].d_scale, train[j].slots, to);
+                    continue;
+                }
+                for (int64_t o = 0; o < outputs; o++) {
+                    const float v = grad[j * outputs + o] * train[j].d_scale;
+                    const float probability = v > 1 ? 1 : v < -1 ? -1 : v;
+                    to[o] = probability;
+                    to[width + o] = std::abs(probability);
+                    to[2 * width + o] = probability * probability;
+                }
+            }
+        }
+    }
+    if (!finite) return false;
+    const int64_t size = length * width;
+#pragma omp parallel num_threads(l.threads)
+    {
+        std::vector<float> d(kinds * BLOCK * width), xs(kinds * length * XS), row(length + WIDTH);
+        std::vector<float> up(size), down(size), squares(size), flat(3 * (length * outputs + WIDTH));
+#pragma omp for schedule(dynamic) collapse(2)
+        for (int64_t t = 0; t < l.n_tiles; t++)
+            for (int64_t s = 0; s < plan.n_stretches; s++) {
+                const int64_t begin = sorted.first[t], end = sorted.first[t + 1];
+                if (begin == end) continue;
+                for (auto* sums : {&up, &down, &squares}) std::fill(sums->begin(), sums->end(), 0);
+                for (int64_t i = begin; i < end; i += BLOCK) {
+                    int64_t n = 0;
+                    for (int64_t j = i; j < std::min<int64_t>(i + BLOCK, end); j++) {
+                        const int64_t id = sorted.ids[j];
+                        if (!train[id].slots) continue;
+                        const float* from = plan.patch(images.data(), id) + plan.stretches[s];
+                        std::copy_n(trains.data() + id * kinds * width, kinds * width,
+                                    d.data() + n * kinds * width);
+                        if (p.fast) {
+                            const float slots = train[id].slots, scale = train[id].x_scale;
+                            for (int64_t k = 0; k < length; k++) {
+                                const float v = from[k] * scale;
+                                const float x = v > 1 ? 1 : v < -1 ? -1 : v, mean = x * slots;
+                                float* to = xs.data() + 3 * k * XS + n;
+                                to[0] = mean, to[XS] = std::abs(mean), to[2 * XS] = mean * x;
+                            }
+                        } else {
+                            encode(p, id, s + 1, from, length, train[id].x_scale, train[id].slots,
+                                   row.data());
+                            for (int64_t k = 0; k < length; k++) xs[k * XS + n] = row[k];
+                        }
+                        n++;
+                    }
+                    for (int64_t o = 0; o < width; o += COLUMNS<float>) {
+                        int64_t k = 0;
+                        auto means = [&]<int K>() {
+                            const int64_t at = k * width + o;
+                            float* const sums[] = {up.data() + at, down.data() + at,
+                                                   squares.data() + at};
+                            add_means<K>(n, xs.data() + 3 * k * XS, d.data() + o, width, sums);
+                            k += K;
+                        };
+                        while (p.fast && k + 4 <= length) means.template operator()<4>();
+                        while (p.fast && k < length) means.template operator()<1>();
+                        for (; k < length; k++)
+                            count<VECTORS>(n, xs.data() + k * XS, d.data() + o, width,
+                                           up.data() + k * width + o, down.data() + k * width + o);
+                    }
+                }
+                if (p.fast)
+                    for (int64_t k = 0; k < size; k += WIDTH) {
+                        const Floats sum = load(down.data() + k), half = load(up.data() + k) * 0.5f;
+                        const Floats share = 1 - load(squares.data() + k) / (sum + 1e-30f);
+                        store(up.data() + k, positive(sum * 0.5f - half));
+                        store(down.data() + k, positive(sum * 0.5f + half));
+                        store(squares.data() + k, positive(share));
+                    }
+                float *u = flat.data(), *v = u + length * outputs + WIDTH,
+                      *share = v + length * outputs + WIDTH;
+                for (int64_t k = 0; k < length; k++) {
+                    std::copy_n(up.data() + k * width, outputs, u + k * outputs);
+                    std::copy_n(down.data() + k * width, outputs, v + k * outputs);
+                    if (p.fast) std::copy_n(squares.data() + k * width, outputs, share + k * outputs);
+                }
+                const int64_t n = length * outputs, at = (t * plan.n_stretches + s) * n;
+                for (float* tail : {u, v, share}) std::fill_n(tail + n, WIDTH, 0.0f);
+                if (ups) {
+                    std::copy_n(u, n, ups + at);
+                    std::copy_n(v, n, downs + at);
+                    for (int64_t k = 0; p.fast && k < n; k++) {
+                        devices.up_var[at + k] = u[k] * share[k];
+                        devices.down_var[at + k] = v[k] * share[k];
+                    }
+                } else {
+                    Random random(p.seed, total + t, s);
+                    move(devices, at, n, u, v, p.fast ? share : nullptr,
+                         p.dw_min_std * p.dw_min_std, random);
+                }
+            }
+    }
+    return true;
+}
+
+}  // namespace
+
+extern "C" {
+int rapa_analog_forward(const Layer* l, const Periphery* io, const float* x, const float* matrices,
+                        const float* bias, const int64_t* assignment, float* y) {
+    return analog_forward(*l, *io, x, matrices, bias, assignment, y);
+}
+int rapa_analog_backward(const Layer* l, const Periphery* io, const float* grad,
+                         const float* matrices, const int64_t* assignment, float* grad_x) {
+    return analog_backward(*l, *io, grad, matrices, assignment, grad_x);
+}
+int rapa_pulsed_update(const Layer* l, const Pulses* p, const float* x, const float* grad,
+                       const int64_t* assignment, float* weight, const float* step_up,
+                       const float* step_down, const float* w_max, const float* w_min) {
+    return pulsed_update(*l, *p, x, grad, assignment,
+                         {weight, nullptr, nullptr, step_up, step_down, w_max, w_min}, nullptr,
+                         nullptr);
+}
+int rapa_count_pulses(const Layer* l, const Pulses* p, const float* x, const float* grad,
+                      const int64_t* assignment, float* up, float* down, float* up_var,
+                      float* down_var) {
+    return pulsed_update(*l, *p, x, grad, assignment,
+                         {nullptr, up_var, down_var, nullptr, nullptr, nullptr, nullptr}, up, down);
+}
+}

@@ -1,0 +1,9 @@
+"""Data sets: images as uint8 tensors, with names and fingerprints derived from the data."""
+
+from rapa_lib.data.datasets import DATASETS, Dataset, load_dataset
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "load_dataset",
+]

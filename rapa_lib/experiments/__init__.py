@@ -1,0 +1,1 @@
+"""Experiments: each in a folder of its own, with its settings, tables, figures and page."""

@@ -1,0 +1,104 @@
+"""What all figures share: style, files, the names of configurations, intervals."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rapa_lib._files import whole_file
+from rapa_lib.instruments.statistics import mean_interval
+from rapa_lib.layers.tiling import TILINGS
+from rapa_lib.networks.network import CONTROLS
+
+WIDTH = 7.0  # inches: a column of text
+
+UNKNOWN = "–"
+
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "rapa",  # the same figure gives the same bytes
+    "legend.frameon": False,
+}
+
+
+def configuration_labels(table: pd.DataFrame) -> pd.Series:
+    """Name every row's configuration: its tiling, and what else varies among the tiling's rows.
+
+    An interval "over seeds" is one over the rows of a label: nothing but the seed may vary there.
+
+    Args:
+        table: rows with ``tiling``. Of the others, those columns count that name a configuration,
+            and every parameter in ``config`` (JSON) if there is one.
+    """
+    settings = table.reindex(columns=["dataset", "n_tiles", "tile_init", "pooling", "epochs"])
+    if "config" in table:
+        config = pd.DataFrame(list(map(json.loads, table["config"])), index=table.index)
+        told = {"seed", "tiling", *settings}  # what has a column of its own
+        settings = settings.join(config[[name for name in config if name not in told]])
+    settings = settings.astype(str)
+    labels = table["tiling"].copy()
+    for name in settings:
+        varies = settings.groupby(table["tiling"])[name].transform("nunique") > 1
+        labels[varies] += "\n" + name + " " + settings.loc[varies, name]
+    return labels
+
+
+def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as ``stem.png`` and ``stem.svg``, each whole or not at all."""
+    paths = [Path(f"{stem}{suffix}") for suffix in (".png", ".svg")]
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        with whole_file(path) as part, mpl.rc_context(STYLE):
+            figure.savefig(part, dpi=160, metadata=metadata)
+    return paths
+
+
+def tiling_order(tilings: pd.Series) -> list[str]:
+    """The tilings that occur, in the order in which the study names them."""
+    present = set(tilings)
+    known = [name for name in (*TILINGS, *CONTROLS) if name in present]
+    return known + sorted(present - set(known))
+
+
+def label_order(table: pd.DataFrame) -> list[str]:
+    """The labels that occur, by tiling."""
+    labels = table[["tiling", "label"]].drop_duplicates()
+    return [
+        label
+        for tiling in tiling_order(table["tiling"])
+        for label in sorted(labels.loc[labels["tiling"] == tiling, "label"])
+    ]
+
+
+def with_interval(values: pd.Series, digits: int = 2, *, sign: bool = False) -> str:
+    """Mean with half its 95 % t-interval, if there is one; a dash for no number."""
+    mean, low, _ = mean_interval(values)
+    if np.isnan(mean):
+        return UNKNOWN
+    text = f"{mean:{'+' if sign else ''}.{digits}f}"
+    return text if np.isnan(low) else f"{text} ± {mean - low:.{digits}f}"
+
+
+def t_interval(values: pd.Series) -> tuple[float, float]:
+    return mean_interval(values)[1:]
+
+
+def joined(values: pd.Series) -> str:
+    return ", ".join(map(str, pd.unique(values)))
+
+
+def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:
+    """Put a title above axes, or, where there are none or it is long, in lines above the figure."""
+    if axes is not None and len(text) <= 80:
+        axes.set_title(text)
+    else:
+        figure.suptitle(textwrap.fill(text, 90), x=0.01, ha="left", size="medium")

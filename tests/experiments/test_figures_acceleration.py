@@ -1,0 +1,216 @@
+"""The acceleration experiment's figures show the numbers of the table given, and only these."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rapa_lib.experiments.acceleration.figures import (
+    acceleration_summary,
+    layer_time_figure,
+    pareto_figure,
+    proportional_up_to,
+    speedup_figure,
+    tradeoff_figure,
+    tradeoff_summary,
+)
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.instruments.statistics import mean_interval
+
+TILES = [1, 4, 16, 64]
+
+
+def speedups(network, schedule):
+    """Proportional up to 16 tiles, but for the pipelined schedule of ``b``: to the end."""
+    last = 64 if (network, schedule) == ("b", "pipelined") else 20
+    return [min(n, last) for n in TILES]
+
+
+def table():
+    rows = []
+    for i, network in enumerate("ab"):
+        for schedule in ("pipelined", "sequential"):
+            for n, speedup in zip(TILES, speedups(network, schedule), strict=True):
+                cost = 1000 * (i + 1) * n
+                common = {"network": network, "schedule": schedule, "n_tiles": n}
+                common |= {"speedup": speedup, "bottleneck": f"{network}.conv"}
+                rows.append(common | {"assignment": "uniform", "cross_points": cost})
+                rows.append(common | {"assignment": "balanced", "cross_points": cost // 2})
+    return pd.DataFrame(rows)
+
+
+def drawn(axes, marker=None):
+    """Points of each line of a panel, by label-free order."""
+    lines = [line for line in axes.lines if marker is None or line.get_marker() == marker]
+    return [list(zip(*line.get_data(), strict=True)) for line in lines]
+
+
+def test_speedup_lines_are_the_tables_uniform_rows():
+    figure = speedup_figure(table())
+    assert [axes.get_title("left") for axes in figure.axes] == ["pipelined", "sequential", "cost"]
+    for axes, schedule in zip(figure.axes, ("pipelined", "sequential"), strict=False):
+        lines = drawn(axes)
+        assert lines[0] == [(1, 1), (64, 64)]  # C1
+        for network in "ab":
+            points = list(zip(TILES, speedups(network, schedule), strict=True))
+            assert points in lines
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        assert axes.get_xlabel() == "tiles per layer"
+    costs = drawn(figure.axes[2])
+    assert costs == [[(n, 1000 * n) for n in TILES], [(n, 2000 * n) for n in TILES]]
+
+
+def test_rings_mark_where_a_network_leaves_proportionality():
+    figure = speedup_figure(table())
+    rings = [
+        [line for line in axes.lines if line.get_fillstyle() == "none" and len(line.get_xdata())]
+        for axes in figure.axes[:2]
+    ]
+    assert [[line.get_xdata().tolist() for line in lines] for lines in rings] == [
+        [[16]],  # b stays proportional to the end
+        [[16], [16]],
+    ]
+
+
+def test_the_legend_names_networks_and_marks():
+    (legend,) = speedup_figure(table()).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["a", "b", "proportional (C1)", "last with 90 % of it"]
+
+
+@pytest.mark.parametrize(
+    ("speedup", "last"),
+    [([1, 4, 16, 64], 64), ([1, 3.6, 14.4, 57], 16), ([1, 3, 16, 64], 1), ([0.5, 4, 16, 64], 0)],
+)
+def test_proportional_up_to(speedup, last):
+    rows = pd.DataFrame({"n_tiles": TILES, "speedup": speedup}).sample(frac=1, random_state=0)
+    assert proportional_up_to(rows["n_tiles"], rows["speedup"]) == last
+
+
+def test_the_summary_answers_from_the_table():
+    shuffled = acceleration_summary(table().sample(frac=1, random_state=0))
+    summary = shuffled.set_index(["network", "schedule"]).sort_index()
+    assert summary["proportional up to"].tolist() == [16, 16, 64, 16]
+    row = summary.loc["b", "pipelined"]
+    assert row.tolist() == [64, 64, 64, 64, "b.conv"]
+    assert summary.loc[("a", "sequential"), ["speed-up", "cross-points ×"]].tolist() == [20, 64]
+
+
+def test_pareto_lines_by_schedule_and_assignment():
+    figure = pareto_figure(table())
+    assert [axes.get_title("left") for axes in figure.axes] == ["a", "b"]
+    for i, axes in enumerate(figure.axes):
+        lines = drawn(axes)
+        assert len(lines) == 4
+        for schedule in ("pipelined", "sequential"):
+            for divisor in (1, 2):
+                costs = [1000 * (i + 1) * n // divisor for n in TILES]
+                assert list(zip(costs, speedups("ab"[i], schedule), strict=True)) in lines
+        assert {line.get_linestyle() for line in axes.lines} == {"-", "--"}
+
+
+def test_layer_times_in_order_before_and_after():
+    rows = [
+        {"network": network, "assignment": assignment, "layer": f"l{9 - i}", "time_us": time}
+        for network in "abc"
+        for assignment, factor in (("one tile", 1), ("balanced", 0.5))
+        for i, time in enumerate([40.0 * factor, 20.0 * factor, 1.0])
+    ]
+    figure = layer_time_figure(pd.DataFrame(rows))
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title("left") for axes in panels] == ["a", "b", "c"]
+    for axes in panels:
+        before, after = drawn(axes, "o")
+        assert before == [(0, 40), (1, 20), (2, 1)]
+        assert after == [(0, 20), (1, 10), (2, 1)]
+        slowest = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+        assert slowest == [40, 20]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["l9", "l8", "l7"]
+
+
+def test_many_layers_are_numbered():
+    rows = [
+        {"network": "a", "assignment": "one tile", "layer": f"l{i}", "time_us": 1.0 + i}
+        for i in range(30)
+    ]
+    figure = layer_time_figure(pd.DataFrame(rows))
+    assert figure.axes[0].get_xlabel() == "layer, in the order in which they run"
+
+
+def errors(seeds=(0, 1, 2), epochs=(24,)):
+    return pd.DataFrame(
+        [
+            {
+                "dataset": "digits",
+                "epochs": length,
+                "tiling": tiling,
+                "n_tiles": f"{n}-{n}",
+                "seed": seed,
+                "speedup": float(n),
+                "test_error": 20.0 + 3 * t + np.log2(n) + 0.5 * seed**2 - length / 24,
+            }
+            for length in epochs
+            for t, tiling in enumerate(("none", "random"))
+            for n in ((1,) if tiling == "none" else (1, 16, 256))
+            for seed in seeds
+        ]
+    ).sample(frac=1, random_state=0)
+
+
+def test_tradeoff_shows_seeds_means_and_intervals():
+    rows = errors()
+    (axes,) = tradeoff_figure(rows).axes
+    dots = sorted(y for line in drawn(axes, "o") for _, y in line)
+    assert dots == pytest.approx(sorted(rows["test_error"]))
+    points = rows.groupby(["tiling", "speedup"])["test_error"]
+    means = sorted(y for line in drawn(axes, "D") for _, y in line)
+    assert means == pytest.approx(sorted(points.mean()))
+    bars = [bar for container in axes.containers for bar in container.lines[2]]
+    ends = sorted(tuple(path[:, 1]) for bar in bars for path in bar.get_segments())
+    intervals = sorted(mean_interval(values)[1:] for _, values in points)
+    assert np.ravel(ends) == pytest.approx(np.ravel(intervals))
+    for line in (line for line in axes.lines if line.get_marker() == "D"):
+        assert line.get_xdata() == pytest.approx(np.round(line.get_xdata()), rel=0.05)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["none", "random"]
+    assert axes.get_title("left").startswith("digits, 24 epochs; dots: seeds")
+
+
+def test_one_seed_has_no_interval_and_says_so():
+    figure = tradeoff_figure(errors(seeds=(0,)))
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_title("left").endswith("one seed")
+
+
+def test_settings_have_lines_of_their_own():
+    axes = tradeoff_figure(errors(epochs=(24, 48))).axes[0]
+    assert len(drawn(axes, "D")) == 4
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert {"digits, 24 epochs", "digits, 48 epochs"} < set(labels)
+
+
+def test_what_is_no_seed_is_refused():
+    rows = errors()
+    with pytest.raises(ValueError, match=r"table: seed \d occurs twice for tiling none"):
+        tradeoff_figure(pd.concat([rows, rows[rows["tiling"] == "none"]]))
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        save_figure(pareto_figure(table()), tmp_path / name)
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
+def test_the_tradeoff_in_numbers():
+    rows = errors().assign(speedup_sequential=2.0)
+    rows["test_error_vote"] = rows["test_error"] - 1
+    summary = tradeoff_summary(rows)
+    assert summary["seeds"].tolist() == [3] * len(summary)
+    for row in summary.to_dict("records"):
+        part = rows[(rows["tiling"] == row["tiling"]) & (rows["n_tiles"] == row["n_tiles"])]
+        mean, low, _ = mean_interval(part["test_error"])
+        assert row["test error (%)"] == f"{mean:.2f} ± {mean - low:.2f}"
+        assert row["vote (%)"] == f"{mean - 1:.2f} ± {mean - low:.2f}"
+        assert row["speed-up, pipelined"] == f"{part['speedup'].iloc[0]:.4g}"
+    assert len(summary) == rows.groupby(["tiling", "n_tiles"]).ngroups

@@ -1,0 +1,208 @@
+"""The robustness figures and sentences show the numbers of the table, and only these."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rapa_lib.experiments.adversarial_robustness.experiment import robustness_table
+from rapa_lib.experiments.adversarial_robustness.figures import (
+    draws_figure,
+    examples_figure,
+    robustness_answer,
+    robustness_figure,
+    robustness_summary,
+)
+from rapa_lib.experiments.adversarial_robustness.tables import strongest
+from rapa_lib.experiments.plots import save_figure
+from rapa_lib.instruments.statistics import crossed_interval
+
+N_IMAGES = 40
+CLEAN = {"none": 0.9, "random": 0.8}
+# Robust accuracy at ε = 0.1, by level: under attacks that know of lots, RAPA's lead is half.
+LEFT = {
+    "none": {"published": 0.4, "adaptive": 0.3},
+    "random": {"published": 0.6, "adaptive": 0.4},
+}
+
+
+def shares(mean, seed):
+    """Values whose mean is as wanted, different for every image and seed."""
+    wave = 0.1 * np.sin(np.arange(N_IMAGES) * (seed + 1))
+    return (mean + wave - wave.mean()).round(6).tolist()
+
+
+def attack_row(level, attack, norm, epsilon, correct, clean, **changes):
+    row = {
+        "level": level, "attack": attack, "norm": norm, "epsilon": epsilon, "purpose": "suite",
+        "draws": 8, "steps": 20, "n_images": N_IMAGES, "correct": correct, "clean": clean,
+        "norms": None, "median_norm": None, "robust_accuracy": float(np.mean(correct)),
+    }  # fmt: skip
+    return row | changes
+
+
+def record(tiling, seed, alarms=()):
+    clean, left = shares(CLEAN[tiling], seed), LEFT[tiling]
+    draws = 8 if tiling == "random" else 1
+    small = [0.3 if i % 4 else 0.05 for i in range(N_IMAGES)]
+    rows = [
+        attack_row("published", "FGSM", "linf", 0.1, shares(left["published"], seed), clean),
+        attack_row("published", "FGSM", "linf", 0.2, shares(0.2, seed), clean),
+        attack_row("adaptive", "from merged", "linf", 0.1, shares(0.7, seed), clean),
+        attack_row("adaptive", "PGD", "linf", 0.1, shares(left["adaptive"], seed), clean,
+                   draws=draws),
+        attack_row("adaptive", "PGD", "linf", 0.2, shares(0.15, seed), clean, draws=draws),
+        attack_row("adaptive", "FMN", "linf", None, [0.0] * N_IMAGES, clean, norms=small,
+                   median_norm=0.3 if tiling == "none" else None),
+        attack_row("adaptive", "PGD", "linf", 0.1, shares(0.25, seed), clean, purpose="restarts"),
+    ]  # fmt: skip
+    if tiling == "random":
+        for m, mean in ((1, 0.45), (16, 0.38)):
+            rows.append(
+                attack_row("adaptive", "PGD", "linf", 0.1, shares(mean, seed), clean, draws=m,
+                           purpose="draws")
+            )  # fmt: skip
+    picture = np.full((2, 4, 4, 3), 100).tolist()
+    return {
+        "dataset": "digits", "tiling": tiling, "n_tiles": "4-2-1", "tile_init": "identical",
+        "pooling": "max", "epochs": 4, "seed": seed, "rows": rows, "alarms": list(alarms),
+        "noise": {}, "config": {"tiling": tiling, "seed": seed}, "measurement": {"focus": 0.1},
+        "examples": {
+            "labels": ["one", "two"], "clean": picture, "perturbed": picture,
+            "clean_answers": ["one", "two"], "perturbed_answers": ["two", "two"],
+            "withstood": [0.2, 1.0],
+        },
+    }  # fmt: skip
+
+
+def records(seeds=(0, 1), alarms=()):
+    return [record(tiling, seed, alarms) for tiling in ("random", "none") for seed in seeds]
+
+
+def lines(axes):
+    """By label: (places, means, half widths) of the error bars of a panel."""
+    axes.figure.draw_without_rendering()
+    found = {}
+    for container in axes.containers:
+        line, _, bars = container.lines
+        segments = bars[0].get_segments()
+        ends = [(low, high) for (_, low), (_, high) in segments]
+        found[container.get_label()] = (line.get_xdata(), line.get_ydata(), ends)
+    return found
+
+
+def test_the_strongest_attack_of_each_level_counts():
+    found = strongest(robustness_table(records())).set_index(["label", "level", "epsilon"])
+    assert found.loc[("random", "published", 0.1), "attack"] == "FGSM"
+    at = found.loc[("random", "adaptive", 0.1)]
+    assert at["attack"] == "PGD"
+    assert at["mean"] == pytest.approx(0.4)
+    assert found.loc[("none", "adaptive", 0.1), "mean"] == pytest.approx(0.3)
+    weak = records()
+    for one in weak:
+        one["rows"] = [row for row in one["rows"] if row["attack"] != "PGD"]
+        one["rows"].append(
+            attack_row("adaptive", "PGD", "linf", 0.1, [0.9] * N_IMAGES, one["rows"][0]["clean"])
+        )
+    found = strongest(robustness_table(weak)).set_index(["label", "level", "epsilon"])
+    # Every fourth image is misled by a perturbation of 0.05; at 0.1 the others are clean.
+    at = found.loc[("none", "adaptive", 0.1)]
+    assert at["attack"] == "FMN"
+    withstood = [np.where(np.arange(N_IMAGES) % 4, shares(0.9, s), 0) for s in (0, 1)]
+    assert at["mean"] == pytest.approx(np.mean(withstood))
+
+
+def test_the_curves_are_means_and_intervals_over_images_and_seeds():
+    figure = robustness_figure(robustness_table(records()))
+    published, adaptive = figure.axes
+    drawn = lines(adaptive)
+    assert set(drawn) == {"none", "random"}
+    places, means, ends = drawn["random"]
+    assert means == pytest.approx([80, 40, 15])
+    assert [round(x) for x in places] == [0, 1, 2]
+    _, low, high = crossed_interval([shares(0.4, 0), shares(0.4, 1)])
+    assert ends[1][0] <= 100 * low + 1e-9
+    assert ends[1][1] >= 100 * high - 1e-9
+    assert lines(published)["none"][1] == pytest.approx([90, 40, 20])
+    assert "images and seeds" in figure.get_suptitle()
+    assert "and seeds" not in robustness_figure(robustness_table(records((0,)))).get_suptitle()
+
+
+def test_the_curve_over_draws_has_every_number_once():
+    figure = draws_figure(robustness_table(records()))
+    (axes,) = figure.axes
+    places, means, _ = lines(axes)["random"]
+    assert places.tolist() == [1, 8, 16]
+    assert means == pytest.approx([45, 40, 38])
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in dashed] == pytest.approx([30])
+
+
+def test_examples_show_every_network_once():
+    figure = examples_figure(records())
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["one", "two", *["two (20 %)", "two (100 %)"] * 2]
+    assert [axes.title.get_color() for axes in figure.axes[2:4]] == ["tab:red", "tab:green"]
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["clean", "none", "random"]
+    bare = [one | {"examples": {}} for one in records()]
+    assert "No examples" in examples_figure(bare).get_suptitle()
+
+
+def test_the_summary_has_a_row_a_configuration():
+    summary = robustness_summary(robustness_table(records())).set_index("network")
+    assert summary.index.tolist() == ["none", "random"]
+    assert summary.loc["none", "clean"].startswith("90.0 [")
+    assert summary.loc["random", "adaptive, L∞ 25.5/255"].startswith("40.0 [")
+    assert summary.loc["random", "adaptive, L∞ 25.5/255"].endswith("(PGD)")
+    assert summary.loc["none", "median L∞ norm, FMN"] == "76.50/255, 76.50/255"
+    assert summary.loc["random", "median L∞ norm, FMN"] == "∞, ∞"
+
+
+def test_the_answer_is_made_of_paired_differences():
+    answer = robustness_answer(robustness_table(records()), records())
+    mean, low, high = crossed_interval(
+        [np.subtract(shares(0.6, s), shares(0.4, s)) for s in (0, 1)]
+    )
+    told = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert f"published {told}" in answer
+    assert f"Published-style robustness of `random` is there: {told} points" in answer
+    assert "Under adaptive attacks it is there: +10.0" in answer
+    assert "Of the lead under published attacks, 50 % is left." in answer
+    assert "None of 0 checks" in answer
+
+
+def test_the_answer_compares_random_with_plain_noise(monkeypatch):
+    monkeypatch.setitem(CLEAN, "noisy", 0.6)
+    monkeypatch.setitem(LEFT, "noisy", {"published": 0.5, "adaptive": 0.35})
+    of_noise = [record("noisy", seed) for seed in (0, 1)]
+    answer = robustness_answer(robustness_table(records() + of_noise), records() + of_noise)
+    assert (
+        "Against `noisy`, `random` keeps under adaptive attacks (points): ε = 25.5/255: +5.0"
+        in (answer)
+    )
+    assert "Against `noisy`" not in robustness_answer(robustness_table(records()), records())
+
+
+def test_the_answer_says_so_where_there_is_no_lead(monkeypatch):
+    monkeypatch.setitem(LEFT, "random", {"published": 0.2, "adaptive": 0.3})
+    answer = robustness_answer(robustness_table(records()), records())
+    assert "Published-style robustness of `random` is not there: -20.0" in answer
+    assert "Under adaptive attacks it cannot be told from none: +0.0" in answer
+    assert "is left" not in answer
+
+
+def test_a_single_network_is_compared_with_nothing_and_alarms_are_printed():
+    alarm = {"check": "more steps help", "holds": False, "detail": "+9"}
+    one = [record("random", 0, [alarm, alarm | {"holds": None}])]
+    answer = robustness_answer(robustness_table(one), one)
+    assert "Against `none`" not in answer
+    assert "1 of 1 checks for gradients that mislead raised an alarm" in answer
+    assert "**Warning**, `random`, seed 0: not so that more steps help (+9)" in answer
+
+
+def test_figures_are_written_the_same_each_time(tmp_path):
+    table = robustness_table(records())
+    for name, figure in (("a", robustness_figure(table)), ("b", robustness_figure(table))):
+        save_figure(figure, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert json.dumps(records()[0])

@@ -1,0 +1,288 @@
+"""The repository's promises: versions agree, layers point one way, the README is true."""
+
+import ast
+import functools
+import graphlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+# The staircase: what stands on a line may import from the lines above it, never from those below.
+# Names on a line are peers, which do not import one another.
+STAIRCASE = """
+_checks _files _modes _seeds
+layers data
+networks runtime
+analog
+training
+instruments
+robustness
+experiments
+__init__
+""".strip().splitlines()
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-")
+
+
+def pins(lines):
+    """Versions by package of ``name==version ; marker`` lines, those for this Python."""
+    from packaging.requirements import Requirement
+
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==", line
+            found[name_of(line)] = specifier.version
+    return found
+
+
+@pytest.fixture(scope="module")
+def lock():
+    return pins((ROOT / "requirements.lock").read_text().splitlines())
+
+
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return list(
+        itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    )
+
+
+def test_the_lock_meets_what_pyproject_declares(lock):
+    from packaging.requirements import Requirement
+
+    for line in declared():
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(lock[name_of(line)]), line
+
+
+def test_the_conda_environment_has_the_locked_versions(lock):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
+    assert pip[0] == "--constraint requirements.lock"
+    assert pip[-1] == "--editable ."
+    listed = dict(line.split("==") for line in pip[1:-1])
+    assert listed == {name: lock[name] for name in map(name_of, declared())}
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert f"python={python.removeprefix('>=')}" in environment
+
+
+def test_what_is_installed_is_what_is_locked(lock):
+    from importlib.metadata import version
+
+    for line in declared():
+        assert version(name_of(line)).partition("+")[0] == lock[name_of(line)]
+
+
+def test_files_name_one_version_and_no_host():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def imports(path):
+    """The modules of rapa_lib that a file imports when it is loaded, as dotted names below it."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rapa_lib"):
+            module = node.module.partition(".")[2]
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".lstrip(".")
+                yield inner if inner in modules() else module or alias.name
+
+
+@functools.cache
+def modules():
+    """Every module of the library by its dotted name; a package stands for its ``__init__``."""
+    library = ROOT / "rapa_lib"
+    found = {}
+    for path in library.rglob("*.py"):
+        name = ".".join(path.relative_to(library).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def test_imports_go_down_the_staircase():
+    height = {name: i for i, line in enumerate(STAIRCASE) for name in line.split()}
+    rooms = {name: name.partition(".")[0] for name in modules()}
+    assert set(rooms.values()) == set(height)
+    for name, path in modules().items():
+        for imported in imports(path):
+            room = imported.partition(".")[0]
+            if room != rooms[name]:
+                assert height[room] < height[rooms[name]], f"{path} imports {imported}"
+
+
+def test_no_module_imports_itself_by_a_detour():
+    needs = {name: set(imports(path)) & set(modules()) for name, path in modules().items()}
+    graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names the cycle
+
+
+def test_the_root_of_the_library_is_small():
+    library = ROOT / "rapa_lib"
+    assert len([path for path in library.iterdir() if (path / "__init__.py").exists()]) <= 9
+    assert len(list(library.glob("*.py"))) <= 5
+
+
+def test_the_library_imports_without_the_tools_of_the_studies(run_python):
+    tools = ["papermill", "snakemake", "jupyterlab", "nbconvert", "IPython", "yaml"]
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({tools}))"
+    assert run_python(f"{blocked}; import rapa_lib; print(rapa_lib.__name__)") == "rapa_lib\n"
+
+
+def test_public_names_are_there_and_documented():
+    import rapa_lib
+
+    for name in rapa_lib.__all__:
+        assert getattr(getattr(rapa_lib, name), "__doc__", None), name
+
+
+def test_docstring_examples_run():
+    import doctest
+
+    import torch
+
+    import rapa_lib
+
+    analog = rapa_lib.analog
+    documented = (
+        rapa_lib.RapaConv2d, rapa_lib.PerforatedConv2d, rapa_lib.NoisyConv2d,
+        analog.AnalogTileArray, analog.TileConfig,
+    )  # fmt: skip
+    finder, n_examples = doctest.DocTestFinder(), 0
+    for example in (
+        e
+        for d in documented
+        for e in finder.find(
+            d, globs={name: getattr(rapa_lib, name) for name in rapa_lib.__all__} | vars(analog)
+        )
+    ):
+        example.globs["torch"] = torch
+        result = doctest.DocTestRunner().run(example)
+        assert result.failed == 0, example.name
+        n_examples += result.attempted
+    assert n_examples >= 7
+
+
+def test_ruff_is_content():
+    ruff = Path(sys.executable).with_name("ruff")
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([ruff, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def blocks(language):
+    readme = (ROOT / "README.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path, run_python):
+    code = blocks("python")
+    assert code
+    for block in code:
+        run_python(block)
+
+
+# How the tests run a command of the README: the same line, made small through the environment.
+SMALL = {
+    "make study": {"STUDY": "smoke"},
+    "make test": {"PYTEST_ARGS": "--collect-only --quiet", "WORKERS": "0"},
+    "make lab": {"LAB_ARGS": "--version"},
+    "make lint": {},
+    "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make study STUDY=smoke": {},
+    ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
+    ".venv/bin/python benchmarks/analog.py": {"RAPA_BENCHMARK_REPEATS": "2"},
+    ".venv/bin/python benchmarks/recording.py": {"RAPA_BENCHMARK_REPEATS": "1"},
+}
+# Lines that need what a test cannot have: data, or hours.
+UNRUN = {
+    "make study STUDY=mnist5k",
+    "make study STUDY=standard DATA=../shared/data/cifar10",
+    "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
+    "make study STUDY=paper DATA=../shared/data/cifar10",
+    "make study STUDY=paper DATA=../shared/data/cifar100 NAME=paper_cifar100",
+    "make study STUDY=paper DATA=../shared/data/cifar10 PROFILE=slurm",
+}
+
+
+def commands():
+    return [
+        line.split("  #")[0].strip()
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.strip()
+    ]
+
+
+def test_the_readme_shows_no_command_that_is_not_tested():
+    unknown = set(commands()) - set(SMALL) - UNRUN
+    assert not unknown
+    assert {"make study", "make test"} <= set(commands())
+
+
+@pytest.mark.parametrize("command", [c for c in SMALL if c in commands()])
+def test_the_readmes_commands_run(command):
+    # A worker's own variables would make the tests it starts believe that they are its.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, shell=True, cwd=ROOT, env=environment | SMALL[command], timeout=600,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(UNRUN))
+def test_the_readmes_long_commands_are_plans_that_make_knows(command):
+    done = subprocess.run(
+        f"{command} --dry-run", shell=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    study = re.search(r"STUDY=(\w+)", command)[1]
+    assert f"workflow/run_study.py config/{study}.yaml" in done.stdout
+
+
+def test_the_readmes_verdicts_are_those_of_the_standard_study():
+    readme = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^\| ([CN]\d\w?)(?: \(ours\))?: [^|]+ \| ([a-z ]+) \| ", readme, re.M)
+    page = (ROOT / "results/standard/claims.md").read_text()
+    judged = re.findall(r"^\| (\w+) +\| [^|]+\| ([a-z ]+?) +\| [0-9 of]+\|$", page, re.M)
+    assert len(judged) == 10
+    assert shown == judged
+
+
+def test_paths_in_the_readme_exist():
+    readme = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("summary", "first"),
+    [("cifar10_long/accuracy.md", "| tiling "), ("standard/acceleration.md", "| tiling ")],
+)
+def test_the_readmes_tables_are_those_of_the_results(summary, first):
+    readme = (ROOT / "README.md").read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", (ROOT / "results" / summary).read_text(), re.MULTILINE)
+    (table,) = [table for table in tables if table.startswith(first)]
+    assert table.count("\n") >= 5
+    assert table in readme
+
+
+def test_the_readmes_benchmark_is_that_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("conv", "analog"):
+        assert (ROOT / f"results/benchmarks/{name}.md").read_text().strip() in readme
