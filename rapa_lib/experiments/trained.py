@@ -9,7 +9,7 @@ from typing import Any
 from rapa_lib.data.datasets import Dataset
 from rapa_lib.experiments.accuracy.experiment import AccuracyRun, SavedNetwork
 from rapa_lib.networks.network import RapaConvNet
-from rapa_lib.training.loop import InputScaling
+from rapa_lib.training import InputScaling
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from workflow_house import (
 from rapa_lib.experiments.accuracy.experiment import LABELS, AccuracyRun, load_network, save_run
 from rapa_lib.experiments.claims import judge_claims, read_claims
 from rapa_lib.experiments.records import collect, write_table
-from rapa_lib.training.loop import load_checkpoint
+from rapa_lib.training import load_checkpoint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STUDIES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/schema.yaml"})

@@ -16,8 +16,7 @@ from rapa_lib.instruments.penalty import measured_penalty
 from rapa_lib.instruments.similarity import tile_similarity, tiled_layers
 from rapa_lib.layers.tiling import TILINGS
 from rapa_lib.networks.network import RapaConvNet, check_shape, count_parameters
-from rapa_lib.training.evaluation import TestErrors, evaluate
-from rapa_lib.training.loop import (
+from rapa_lib.training import (
     InputScaling,
     Measure,
     TrainConfig,
@@ -26,10 +25,13 @@ from rapa_lib.training.loop import (
     save_checkpoint,
     train,
 )
+from rapa_lib.training.evaluation import TestErrors, evaluate
 
 # What tells the runs of a study apart, in records and curves.
 LABELS = ("dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs", "seed")
 
+# What of the training a run chooses: every epoch is tested.
+_TRAINING = tuple(name for name in TrainConfig.__dataclass_fields__ if name != "eval_every")
 
 # The penalty of random assignment is recorded on so many training images with so many draws.
 PENALTY_IMAGES, PENALTY_DRAWS = 32, 8
@@ -91,7 +93,8 @@ class AccuracyRun:
     _device: torch.device = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        plain = asdict(self.training_config())
+        training = self.training_config()
+        plain = {name: getattr(training, name) for name in _TRAINING}
         plain["draws"] = check_int("draws", self.draws, low=1)
         plain["threads"] = check_int("threads", self.threads, low=0)
         for name in ("similarity_every", "penalty_every"):
@@ -115,8 +118,7 @@ class AccuracyRun:
         object.__setattr__(self, "_device", choose_device(self.device))
 
     def training_config(self) -> TrainConfig:
-        names = TrainConfig.__dataclass_fields__
-        return TrainConfig(**{name: getattr(self, name) for name in names})
+        return TrainConfig(**{name: getattr(self, name) for name in _TRAINING})
 
     def load_data(self) -> Dataset:
         """Load the data set, or the part of it that the run uses."""

@@ -102,7 +102,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     """Learning curves: training loss and test error of one draw over epochs, by tiling.
 
     Args:
-        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error. More than
+        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error (missing where an
+            epoch was not tested). More than
             :data:`CROWDED` configurations have a row of panels for each tiling.
     """
     if "label" not in curves:
@@ -156,7 +157,7 @@ def _draw_curves(left: Axes, right: Axes, curves: pd.DataFrame, many: bool) -> N
         (right, "test_error", "test error (%)"),
     ):
         sns.lineplot(
-            curves, x="epoch", y=column, hue="label", style="label",
+            curves.dropna(subset=column), x="epoch", y=column, hue="label", style="label",
             hue_order=names, style_order=names, errorbar=t_interval if many else None,
             palette="colorblind", ax=axes, legend=axes is right,
         )  # fmt: skip

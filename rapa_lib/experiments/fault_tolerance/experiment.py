@@ -28,7 +28,7 @@ from rapa_lib.instruments.faults.draw import (
 )
 from rapa_lib.instruments.faults.repair import fine_tune, repair_by_copy
 from rapa_lib.networks.convert import count_patches
-from rapa_lib.training.loop import InputScaling, error_percent, predict
+from rapa_lib.training import InputScaling, error_percent, predict
 
 
 @dataclass(frozen=True)
