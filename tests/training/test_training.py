@@ -559,6 +559,7 @@ def test_numbers_that_tiles_refuse_are_a_divergence(bad_step, message):
         train(network, tiny_dataset(), config, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:.* were clipped")
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_diverging_training_on_analog_tiles_says_so(monkeypatch, compiled):
     if not compiled:
@@ -582,7 +583,7 @@ class _Exploding(nn.Module):
 
 INTERRUPTED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
 import torch
 torch.set_num_threads(int(sys.argv[2]))
 from test_training import run
