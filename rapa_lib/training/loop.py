@@ -100,12 +100,7 @@ def train(
         for epoch in range(len(training.history) + 1, config.epochs + 1):
             if on_epoch is not None:
                 on_epoch(model, epoch)
-            with seeded(config.seed, epoch):
-                row = loop.train_epoch(epoch, bar)
-                if config.is_tested(epoch):
-                    row["test_error"] = loop.test_error(epoch)
-                    bar.set_postfix(test_error=f"{row['test_error']:.2f} %")
-            training.history.append(row)
+            training.history.append(loop.epoch(epoch, bar))
             _take_measurements(training, model, config, measure)
             if file is not None:
                 file.save(training.history, training.measurements)
@@ -148,6 +143,15 @@ class _Loop:
         )  # fmt: skip
         test = dataset.test_images.to(device), dataset.test_labels.to(device)
         return cls(config, step, n_steps, images, labels, *test)
+
+    def epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+        """Train for one epoch, counted from 1, and test if it is time; return its row."""
+        with seeded(self.config.seed, epoch):
+            row = self.train_epoch(epoch, bar)
+            if self.config.is_tested(epoch):
+                row["test_error"] = self.test_error(epoch)
+                bar.set_postfix(test_error=f"{row['test_error']:.2f} %")
+        return row
 
     def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         """Train on every whole batch of a new order once; return the epoch's row, untested."""
