@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from rapa_lib._files import whole_file
 from rapa_lib.instruments.statistics import mean_interval
-from rapa_lib.layers.tiling import TILINGS
-from rapa_lib.networks.network import CONTROLS
+from rapa_lib.networks import kind_names
 
 WIDTH = 7.0  # inches: a column of text
 
@@ -65,7 +64,7 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
 def tiling_order(tilings: pd.Series) -> list[str]:
     """The tilings that occur, in the order in which the study names them."""
     present = set(tilings)
-    known = [name for name in (*TILINGS, *CONTROLS) if name in present]
+    known = [name for name in kind_names() if name in present]
     return known + sorted(present - set(known))
 
 

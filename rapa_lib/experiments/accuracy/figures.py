@@ -1,6 +1,8 @@
-"""The accuracy experiment's figures and summary table, and assignments as pictures."""
+"""The accuracy experiment's figures, and assignments as pictures."""
 
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +22,6 @@ from rapa_lib.experiments.plots import (
     set_title,
     t_interval,
     tiling_order,
-    with_interval,
 )
 
 CROWDED = 7  # more configurations than these need room of their own
@@ -99,69 +100,63 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
 
 
 def curves_figure(curves: pd.DataFrame) -> Figure:
-    """Learning curves: training loss and test error of one draw over epochs, by tiling.
+    """Learning curves over epochs: a panel of training loss, one of test error, a line per tiling.
+
+    Settings that several networks of one tiling differ in have a row of panels each, with the
+    same axes; a tiling with one setting, such as the ordinary network, is in every row.
 
     Args:
-        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error. More than
-            :data:`CROWDED` configurations have a row of panels for each tiling.
+        curves: rows with dataset, tiling, seed, epoch, train_loss, test_error (missing where an
+            epoch was not tested), and maybe ``label`` (:func:`configuration_labels`).
     """
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
-    names = label_order(curves)
+    parts = curves["label"].str.partition("\n")
+    curves = curves.assign(setting=parts[2], test_error=curves["test_error"].astype(float))
+    settings = [name for name in curves["setting"].unique() if name] or [""]
+    tilings = tiling_order(curves["tiling"])
+    looks = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
     many = curves["seed"].nunique() > 1
-    shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-    title = f"{joined(curves['dataset'])}; {shown}"
     with mpl.rc_context(STYLE):
-        if len(names) > CROWDED:
-            tilings = tiling_order(curves["tiling"])
-            told = {name: _in_lines("\n".join(name.split("\n")[1:])) for name in names}
-            of_tiling = curves.groupby("tiling")["label"].unique()
-            heights = [  # so that each legend has room
-                max(1.7, 0.6 + sum(0.05 + 0.17 * (told[n].count("\n") + 1) for n in of_tiling[t]))
-                for t in tilings
-            ]
-            figure = Figure(figsize=(WIDTH + 3, 0.8 + sum(heights)))
-            panels = figure.subplots(
-                len(tilings), 2, sharex=True, sharey="col", squeeze=False, height_ratios=heights
-            )
-            for tiling, (left, right) in zip(tilings, panels, strict=True):
-                _draw_curves(left, right, curves[curves["tiling"] == tiling], many)
-                handles, labels = right.get_legend_handles_labels()
-                right.legend(
-                    handles, [told[label] for label in labels], title=tiling, fontsize="small",
-                    loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, alignment="left",
-                )  # fmt: skip
-                if tiling != tilings[-1]:
-                    left.set_xlabel("")
-                    right.set_xlabel("")
-            for left in panels[:, 0]:
-                _log_losses(left)
-            set_title(figure, title)
-            return figure
-        figure = Figure(figsize=(WIDTH, 3.2))
-        left, right = figure.subplots(1, 2)
-        _draw_curves(left, right, curves, many)
-        _log_losses(left)
-        right.legend(title=None)
-        # Half the width is the left axes': a long name has its place above both.
-        set_title(figure, title, left if len(joined(curves["dataset"])) <= 30 else None)
+        figure = Figure(figsize=(WIDTH, 0.6 + 2.4 * len(settings)))
+        panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
+        for setting, row in zip(settings, panels, strict=True):
+            shown = curves[curves["setting"].isin(["", setting])]
+            _draw_curves(row, shown, tilings, looks, many)
+            if setting:
+                row[0].set_title(_in_lines(setting), size="small")
+        for left in panels[:, 0]:
+            _log_losses(left)
+        for axes in panels[:-1].flat:
+            axes.set_xlabel("")
+        interval = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
+        set_title(figure, f"{joined(curves['dataset'])}; {interval}")
     return figure
 
 
-def _draw_curves(left: Axes, right: Axes, curves: pd.DataFrame, many: bool) -> None:
-    """Training loss and test error over epochs, a line a label; bands where seeds are many."""
-    names = label_order(curves)
+def _draw_curves(
+    row: Sequence[Axes],
+    curves: pd.DataFrame,
+    tilings: list[str],
+    looks: Mapping[str, Any],
+    many: bool,
+) -> None:
+    """Training loss and test error over epochs, a line per tiling; bands where seeds are many."""
     for axes, column, label in (
-        (left, "train_loss", "training loss"),
-        (right, "test_error", "test error (%)"),
+        (row[0], "train_loss", "training loss"),
+        (row[1], "test_error", "test error (%)"),
     ):
         sns.lineplot(
-            curves, x="epoch", y=column, hue="label", style="label",
-            hue_order=names, style_order=names, errorbar=t_interval if many else None,
-            palette="colorblind", ax=axes, legend=axes is right,
+            curves.dropna(subset=column), x="epoch", y=column, hue="tiling", style="tiling",
+            hue_order=tilings, style_order=tilings, errorbar=t_interval if many else None,
+            palette=looks, ax=axes, legend=axes is row[1],
         )  # fmt: skip
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
+    present = set(curves["tiling"])
+    handles, names = row[1].get_legend_handles_labels()
+    kept = [(h, n) for h, n in zip(handles, names, strict=True) if n in present]
+    row[1].legend(*zip(*kept, strict=True), fontsize="small", handlelength=2.5)
 
 
 def _log_losses(axes: Axes) -> None:
@@ -204,31 +199,3 @@ def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -
         for axes in panels:
             axes.set_axis_off()
     return figure
-
-
-def accuracy_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean test errors over seeds with 95 % t-intervals, one row a configuration.
-
-    Args:
-        table: rows of ``accuracy.csv``.
-
-    Returns:
-        Strings ready to print; an interval is missing where there is one seed.
-    """
-    table = table.assign(label=configuration_labels(table))
-    keys = ["dataset", "n_tiles", "tile_init", "pooling", "epochs"]
-    rows = []
-    for label in label_order(table):
-        runs = table[table["label"] == label]
-        tiling, *others = label.split("\n")
-        others = [other for other in others if other.split()[0] not in keys]
-        row = {"tiling": ", ".join([tiling, *others])}
-        row |= {key: runs[key].iloc[0] for key in keys} | {"seeds": len(runs)}
-        row["test error (%)"] = with_interval(runs["test_error"])
-        row["vote (%)"] = with_interval(runs["test_error_vote"])
-        row["mean softmax (%)"] = with_interval(runs["test_error_softmax"])
-        row["merged (%)"] = with_interval(runs["test_error_merged"])
-        row["parameters"] = f"{int(runs['n_parameters'].iloc[0]):,}"
-        row["seconds an epoch"] = f"{(runs['train_seconds'] / runs['epochs']).mean():.1f}"
-        rows.append(row)
-    return pd.DataFrame(rows)
