@@ -23,7 +23,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := study
 
 study: .venv/installed
-	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
+	@$(BIN)/python workflow/scripts/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
 	  $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)")
 
 test: .venv/installed

@@ -31,7 +31,7 @@ for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
 
 
 def command(config, results, *options):
-    return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
+    return [sys.executable, "workflow/scripts/run_study.py", config, "--results", results, *options]
 
 
 def execute(house, *args, environment=os.environ, seconds=300):

@@ -252,7 +252,7 @@ def test_the_readmes_long_commands_are_plans_that_make_knows(command):
     )
     assert done.returncode == 0, done.stderr
     study = re.search(r"STUDY=(\w+)", command)[1]
-    assert f"workflow/run_study.py config/{study}.yaml" in done.stdout
+    assert f"workflow/scripts/run_study.py config/{study}.yaml" in done.stdout
 
 
 def test_the_readmes_verdicts_are_those_of_the_standard_study():

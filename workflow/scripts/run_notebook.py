@@ -22,9 +22,12 @@ from nbclient.exceptions import DeadKernelError
 from study import ROOT
 from traitlets.config import Config
 
+from rapa_lib._files import whole_file
+
 POLL_SECONDS = 0.5
 
-# Nothing of rapa_lib: beside every kernel this process waits, and PyTorch would cost it 0.6 GB.
+# Of rapa_lib only what needs no PyTorch: this process waits beside every kernel, and PyTorch would
+# cost it 0.6 GB.
 
 
 def main() -> None:
@@ -69,8 +72,9 @@ def main() -> None:
         if running.exists():
             running.replace(folder / "failed.ipynb")
         reason = over[0] if over else describe(error)
-        told = {"error": reason, "attempts": options.attempt}
-        (folder / "error.json").write_text(json.dumps(told))
+        with whole_file(folder / "error.json") as part:
+            content = {"error": reason, "attempts": options.attempt}
+            part.write_text(json.dumps(content), encoding="utf-8")
         raise SystemExit(f"{options.notebook} failed: {reason}") from error
     running.replace(options.executed)
 

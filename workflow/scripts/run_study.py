@@ -9,32 +9,23 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from progress import shown
-from study import ROOT, TABLES, Study, load_study
+from study import ROOT, SET_BY_STUDY, Run, Study, load_study
 from whole import remove_damaged
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
-from rapa_lib.experiments.acceleration.experiment import AccelerationRun
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun, choose_device
-from rapa_lib.experiments.adversarial_robustness.experiment import RobustnessRun
-from rapa_lib.experiments.analog_training.experiment import AnalogTraining
+from rapa_lib.data import DataChoice, Dataset
+from rapa_lib.experiments.accuracy import Accuracy
+from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.claims import read_claims
-from rapa_lib.experiments.fault_tolerance.experiment import FaultSweep
-from rapa_lib.experiments.filter_similarity.experiment import FilterSimilarityRun
-
-# What the parameters of every further experiment must make.
-FURTHER = {
-    "filter_similarity": FilterSimilarityRun,
-    "fault_tolerance": FaultSweep,
-    "adversarial_robustness": RobustnessRun,
-    "analog_training": AnalogTraining,
-    "acceleration": AccelerationRun,
-}
+from rapa_lib.experiments.protocol import Experiment, experiment
+from rapa_lib.experiments.recipe import choose_device
+from rapa_lib.experiments.trained import Trained
 
 
 def main() -> None:
@@ -51,7 +42,7 @@ def main() -> None:
         check_place(options)
         study = load_study(options.config, options.data, options.name)
         check_runs(study)
-        read_claims(yaml.safe_load(Path(study.claims).read_text()))
+        read_claims(yaml.safe_load(Path(study.claims).read_text(encoding="utf-8")))
         folder = writable_folder("results", options.results / study.name)
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"study not started: {error}") from error
@@ -91,33 +82,42 @@ def check_place(options: argparse.Namespace) -> None:
 
 def check_runs(study: Study) -> None:
     """Raise before any training what a run would raise: its parameters, its data, its network."""
-    data, trained = {}, {}
-    for run in study.runs["accuracy"]:
-        accuracy = AccuracyRun(**run.parameters)
-        source = (
-            accuracy.dataset, accuracy.data_root, accuracy.image_size, accuracy.n_train,
-            accuracy.n_test,
-        )  # fmt: skip
-        if source not in data:
-            data[source] = accuracy.load_data()
-        accuracy.check(data[source])
-        trained[run.name] = accuracy, data[source]
-    for experiment, measurement in FURTHER.items():
-        known = [field.name for field in fields(measurement)]
-        for run in study.runs.get(experiment, []):
-            given = {k: v for k, v in run.parameters.items() if k not in ("threads", "device")}
-            if unknown := sorted(set(given) - set(known)):
-                raise ValueError(
-                    f"study: {experiment}: {', '.join(unknown)} is for a network of the "
-                    f"notebook's own; a study can set {', '.join(known)}, device"
-                )
-            choose_device(run.parameters.get("device", "auto"))
-            made = measurement(**given)
-            if run.network:
-                accuracy, images = trained[run.network]
-                made.check(accuracy.build_network(images, "meta"), images)
-            elif hasattr(made, "load_data"):  # it trains networks of its own
-                made.check(made.load_data())
+    loaded: dict[DataChoice, Dataset] = {}
+    planned: dict[str, Trained] = {}
+
+    def load(choice: DataChoice) -> Dataset:
+        if choice not in loaded:
+            loaded[choice] = choice.load()
+        return loaded[choice]
+
+    for name, runs in study.runs.items():
+        needs = CATALOGUE[name].needs
+        for run in runs:
+            settings = read_settings(experiment(name), run)
+            subject: Any = None
+            if needs == "network":
+                assert run.network is not None  # the study found it
+                subject = planned[run.network]
+            elif needs == "data":
+                subject = load(settings.recipe.data)
+            settings.check(subject)
+            if isinstance(settings, Accuracy):
+                recipe = settings.recipe
+                planned[run.name] = Trained.planned(recipe, subject, settings.parameters())
+
+
+def read_settings(kind: type[Experiment], run: Run) -> Any:
+    """A run's settings; raise for parameters that are for a network of the notebook's own."""
+    known = set(kind.names())
+    settable = known | {"threads", "device"}
+    if unknown := sorted(set(run.parameters) - settable):
+        allowed = ", ".join(sorted(settable - set(SET_BY_STUDY)))
+        raise ValueError(
+            f"study: {kind.name}: {', '.join(unknown)} is for a network of the notebook's own; a "
+            f"study can set {allowed}"
+        )
+    choose_device(run.parameters.get("device", "auto"))
+    return kind.of(**{name: run.parameters[name] for name in run.parameters if name in known})
 
 
 @contextmanager
@@ -170,37 +170,41 @@ def run_snakemake(
 def failures(study: Study, folder: Path) -> dict[Path, str]:
     """The folders of runs without a record, with their errors."""
     failed = {}
-    for experiment, runs in study.runs.items():
+    for kind, runs in study.runs.items():
         for run in runs:
-            place = folder / "runs" / experiment / run.name
-            if (place / "record.json").exists():
-                continue
-            needed = [run.network, *run.copies] if run.network else []
-            networks = {name: folder / "runs/accuracy" / name / "network.pt" for name in needed}
-            if missing := [name for name, path in networks.items() if not path.exists()]:
-                failed[place] = f"there is no network: accuracy run {missing[0]} failed"
-                continue
-            try:
-                told = json.loads((place / "error.json").read_text())
-                failed[place] = told["error"] + after(told["attempts"])
-            except (OSError, ValueError, KeyError, TypeError):
-                failed[place] = "it left no error; see its log.txt"
+            place = folder / "runs" / kind / run.name
+            if not (place / "record.json").exists():
+                failed[place] = why_failed(run, folder, place)
     return failed
 
 
+def why_failed(run: Run, folder: Path, place: Path) -> str:
+    """Why a run left no record, in one line."""
+    needed = [run.network, *run.copies] if run.network else []
+    for name in needed:
+        if not (folder / "runs/accuracy" / name / "network.pt").exists():
+            return f"there is no network: accuracy run {name} failed"
+    try:
+        left = json.loads((place / "error.json").read_text(encoding="utf-8"))
+        return left["error"] + after(left["attempts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it left no error; see its log.txt"
+
+
 def after(attempts: int) -> str:
+    """After how many attempts, if there were several."""
     return f", after {attempts} attempts" if attempts > 1 else ""
 
 
 def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool) -> None:
+    """Print what came out, and where."""
     if collected:
         print(f"\n{study.name}: {study.n_runs - len(failed)} of {study.n_runs} runs are in")
-        for experiment, runs in study.runs.items():
-            pages = [folder / name for name in TABLES[experiment] if name.endswith(".md")]
-            if any(folder / "runs" / experiment / run.name not in failed for run in runs):
-                print(f"  {experiment:18} {', '.join(map(str, pages))}")
+        for name, source in study.collected.items():
+            if any(folder / "runs" / source / run.name not in failed for run in study.runs[source]):
+                print(f"  {name:22} {folder / name}.md")
         if (folder / "report.html").exists():
-            print(f"  {'report':18} {folder / 'report.html'}")
+            print(f"  {'report':22} {folder / 'report.html'}")
     elif len(failed) < study.n_runs:
         print(f"\nFAILED to collect the tables of {folder}; see above")
     for place, error in failed.items():

@@ -14,53 +14,21 @@ import jsonschema
 import papermill
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from rapa_lib.experiments.catalogue import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "workflow/schemas/study.schema.yaml"
 SET_BY_STUDY = ("threads", "output", "network", "copies")
 
 
-def _pictures(*stems: str) -> tuple[str, ...]:
-    return tuple(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg"))
-
-
-TABLES = {
-    "accuracy": (
-        "accuracy.csv", "accuracy.md", "accuracy_curves.csv",
-        *_pictures("accuracy", "accuracy_curves"),
-    ),
-    "filter_similarity": (
-        "filter_similarity.csv", "filter_similarity.md", "filter_similarity_penalty.csv",
-        *_pictures(
-            "filter_similarity", "filter_similarity_tiles", "filter_similarity_penalty",
-            "filter_similarity_filters",
-        ),
-    ),
-    "fault_tolerance": (
-        "fault_tolerance.csv", "fault_tolerance.md", "fault_tolerance_repairs.csv",
-        *_pictures("fault_tolerance"),
-    ),
-    "adversarial_robustness": (
-        "adversarial_robustness.csv", "adversarial_robustness.md",
-        "adversarial_robustness_strongest.csv",
-        *_pictures(
-            "adversarial_robustness", "adversarial_robustness_draws",
-            "adversarial_robustness_examples",
-        ),
-    ),
-    "analog_training": (
-        "analog_training.csv", "analog_training.md", "analog_training_inference.csv",
-        *_pictures("analog_training", "analog_training_imperfections"),
-    ),
-    "acceleration": (
-        "acceleration.csv", "acceleration.md", "tiles_accuracy.csv",
-        *_pictures(
-            "acceleration", "acceleration_layers", "acceleration_pareto", "tiles_accuracy"
-        ),
-    ),
-}  # fmt: skip
-"""What each experiment leaves in its study's folder.
-
-An experiment has a notebook, a key in a study's YAML, and a script ``collect_<experiment>.py``.
-"""
+def schema() -> dict[str, Any]:
+    """The schema of a study's YAML: that of the file, with a key for every experiment that runs."""
+    content = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    for entry in CATALOGUE.values():
+        if entry.needs != "records":
+            kind = "following" if entry.needs == "network" else "experiment"
+            content["properties"][entry.name] = {"$ref": f"#/$defs/{kind}"}
+    return content
 
 
 @dataclass(frozen=True)
@@ -122,7 +90,14 @@ class Study:
 
     @property
     def n_runs(self) -> int:
+        """How many runs there are."""
         return sum(map(len, self.runs.values()))
+
+    @property
+    def collected(self) -> dict[str, str]:
+        """Every experiment that leaves tables, by its name the one whose runs it collects."""
+        sources = {entry.name: entry.source or entry.name for entry in CATALOGUE.values()}
+        return {name: source for name, source in sources.items() if source in self.runs}
 
     @classmethod
     def of(cls, config: dict[str, Any], data: str | None = None) -> "Study":
@@ -135,8 +110,7 @@ class Study:
         Raises:
             ValueError: for an unknown key, parameter or value, with what is allowed.
         """
-        schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
-        errors = list(jsonschema.Draft202012Validator(schema).iter_errors(config))
+        errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
         if errors:
             error = jsonschema.exceptions.best_match(errors)
             allowed = error.schema.get("properties")
@@ -144,8 +118,8 @@ class Study:
             raise ValueError(f"study: {error.json_path}: {error.message}{hint}")
         threads = config["threads"]
         runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data)}
-        for experiment in list(TABLES)[1:]:
-            if experiment in config:
+        for experiment in CATALOGUE:
+            if experiment in config and experiment != "accuracy":
                 block = config[experiment]
                 own_data = data if "networks" not in block else None
                 settings = _grid(experiment, block, threads, own_data)
@@ -186,10 +160,10 @@ def load_study(path: str | Path, data: str | None = None, name: str | None = Non
     """
     path = Path(path)
     if not path.is_file():
-        known = {p.stem for p in (ROOT / "config").glob("*.yaml")} - {"schema"}
+        known = {p.stem for p in (ROOT / "config").glob("*.yaml")}
         raise ValueError(f"study: there is no {path}; studies here: {', '.join(sorted(known))}")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeError) as error:
         raise ValueError(f"study: {path} is no YAML: {error}") from error
     if name is not None and isinstance(config, dict):

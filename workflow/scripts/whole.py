@@ -6,7 +6,7 @@ from pathlib import Path
 
 from study import Study
 
-LEFT = ("record.json", "curve.json", "similarity.json", "network.pt")
+from rapa_lib.experiments.catalogue import CATALOGUE
 
 
 def is_whole(path: Path) -> bool:
@@ -19,7 +19,7 @@ def is_whole(path: Path) -> bool:
         if path.suffix == ".pt":
             with zipfile.ZipFile(path) as archive:
                 return archive.testzip() is None
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (PermissionError, IsADirectoryError):
         raise
     except Exception:  # a damaged archive raises whatever its bytes happen to mean
@@ -33,7 +33,7 @@ def remove_damaged(study: Study, folder: Path) -> list[Path]:
         path
         for experiment, runs in study.runs.items()
         for run in runs
-        for name in (*LEFT, f"{experiment}.ipynb")
+        for name in ("record.json", *CATALOGUE[experiment].leaves, f"{experiment}.ipynb")
         if (path := folder / "runs" / experiment / run.name / name).exists() and not is_whole(path)
     ]
     for path in damaged:
