@@ -15,17 +15,17 @@ ROOT = Path(__file__).parents[1]
 # Timings; and someone may commit while a test runs.
 PASSING = ("train_seconds", "seconds", "git_commit")
 
-# In the place of a script that collects, to see the workflow alone.
+# In the place of the script that collects, to see the workflow alone.
 COLLECT = """
 import sys
 from pathlib import Path
 
-from study import TABLES
+from rapa_lib.experiments.catalogue import CATALOGUE
 
-folder = Path(sys.argv[1])
+experiment, folder = sys.argv[1], Path(sys.argv[2])
 if (folder / "stop").exists():
     sys.exit("no")
-for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
+for name in CATALOGUE[experiment].files:
     (folder / name).write_text(" ".join(sys.argv))
 """
 
@@ -75,7 +75,7 @@ def kill_with_descendants(process):
 
 def mock_report(house):
     """Put what takes no time, and asks nothing of the tables, in the place of the report."""
-    workflow = house / "workflow"
+    workflow = house / "workflow/scripts"
     (workflow / "collect_runs.py").write_text(
         "import sys, pathlib; pathlib.Path(sys.argv[1], 'runs.csv').touch()"
     )
