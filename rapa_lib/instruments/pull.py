@@ -97,6 +97,7 @@ class ScaledLoss:
     draws: int
 
 
+@torch.enable_grad()
 def tile_pull(
     model: nn.Module,
     images: Tensor,
@@ -194,35 +195,22 @@ def loss_along_scale(
         _check_digital(name, layer)
 
     def losses_at(scale: float, names: list[str]) -> Tensor:
-        exact = scale == 1  # moved by 0, weights would be rounded
-        network = copy.deepcopy(model) if exact else scale_deviations(model, scale, layers=names)
-        network.train()
-        if reestimate is not None:
-            with seeded(seed, *_STATISTICS):
-                reestimate(network)
-            network.eval()
+        network = _network_at(model, scale, names, reestimate, seed)
         return _losses(network, images, labels, batches, draws, seed)
 
     if not layers:
         return []
     trained = losses_at(1, [])
+    statistics = "batch" if reestimate is None else "reestimated"
     found = []
     for group, names in [*((name, [name]) for name in layers), (ALL_LAYERS, list(layers))]:
         for scale in scales:
             losses = trained if scale == 1 else losses_at(scale, names)
-            loss, loss_error = _mean_and_error(losses)
+            loss, error = _mean_and_error(losses)
             change, change_error = _mean_and_error(losses - trained)
             found.append(
                 ScaledLoss(
-                    layer=group,
-                    scale=scale,
-                    loss=loss,
-                    loss_error=loss_error,
-                    change=change,
-                    change_error=change_error,
-                    statistics="batch" if reestimate is None else "reestimated",
-                    batches=len(batches),
-                    draws=draws,
+                    group, scale, loss, error, change, change_error, statistics, len(batches), draws
                 )
             )
     return found
@@ -336,6 +324,24 @@ def _deviations(values: Tensor) -> Tensor:
 def _inner(a: Tensor, b: Tensor) -> float:
     """Inner product of two tensors, summed in float64."""
     return float((a * b).sum(dtype=torch.float64))
+
+
+def _network_at(
+    model: nn.Module,
+    scale: float,
+    names: list[str],
+    reestimate: Callable[[nn.Module], object] | None,
+    seed: int,
+) -> nn.Module:
+    """A copy with the deviations of some layers scaled, in the mode that its loss is taken in."""
+    exact = scale == 1  # moved by 0, weights would be rounded
+    network = copy.deepcopy(model) if exact else scale_deviations(model, scale, layers=names)
+    network.train()
+    if reestimate is not None:
+        with seeded(seed, *_STATISTICS):
+            reestimate(network)
+        network.eval()
+    return network
 
 
 def _losses(
