@@ -1,7 +1,8 @@
 """Claim C1 with its costs in tables: one row for each case, and where proportionality ends."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,6 +169,18 @@ def test_numbers_of_tiles_may_come_in_any_order_and_fall_short_of_one(paper):
 )
 def test_proportional_is_at_most_a_tenth_below(speedup, yes):
     assert is_proportional(10, speedup) is yes
+
+
+def test_the_docs_give_every_constant_its_default_and_source():
+    page = Path(__file__).parents[2] / "docs" / "run_time.md"
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    for field in fields(DigitalSide):
+        (line,) = (line for line in lines if f"`{field.name}`" in line)
+        _, _, default, source, _ = (cell.strip() for cell in line.split("|"))
+        written = {"True": "yes", "1000000000000.0": "10¹²"}
+        expected = written.get(str(field.default), str(field.default).removesuffix(".0"))
+        assert expected in default.replace("`", "")
+        assert source.startswith("assumption") or field.name == "bl"
 
 
 # --- errors -------------------------------------------------------------------------------------
