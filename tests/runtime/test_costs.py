@@ -333,6 +333,10 @@ def test_a_shared_bandwidth_holds_up_all_layers_of_a_pipeline_together():
     found = costs(layers, DigitalSide(1.4e8), schedule="pipelined")  # enough for each alone
     assert all(layer.limit == "arrays" for layer in found.layers)
     assert (found.limit, found.limiting_layer.timed.layer.name) == ("bandwidth", "l0")
+    wide = network(one_layer(100, rows=8, columns=2), one_layer(50, rows=20, columns=5))
+    found = costs(wide, DigitalSide(2.4e8), schedule="pipelined")  # 3 · 2250 values take 28 µs
+    assert [layer.time_us for layer in found.layers] == pytest.approx([24, 15.6], abs=0.1)
+    assert found.limiting_layer.timed.layer.name == "l1"  # moves most values
 
 
 def test_the_limit_is_named_with_its_layer():
