@@ -369,12 +369,12 @@ def test_the_snakefiles_own_command_plans_the_quick_study(house):
 
 
 # What is done again whenever a run is.
-ENDS = {"runs_table": 1, "report": 1}
+ENDS = {"records": 1, "report": 1}
 
 
 def jobs_of(plan):
     """Counts of jobs by rule."""
-    found = re.findall(r"^(\w+_(?:run|table)|report) +(\d+)$", plan, re.M)
+    found = re.findall(r"^(\w+_(?:run|table)|report|records) +(\d+)$", plan, re.M)
     return {rule: int(count) for rule, count in found}
 
 
@@ -692,7 +692,7 @@ def test_followers_that_all_lack_their_network_do_not_keep_the_others_from_their
     folder = tmp_path / "results/fragile"
     assert f"{folder}/accuracy.md\n" in done.stdout
     assert f"{folder}/filter_similarity.md" not in done.stdout
-    ends = {"runs.csv", "claims.csv", "claims.md", "report.html", "study.log"}
+    ends = {"runs.csv", "records.jsonl.xz", "claims.csv", "claims.md", "report.html", "study.log"}
     left = {*CATALOGUE["accuracy"].files, *CATALOGUE["tiles_accuracy"].files}
     assert {path.name for path in folder.glob("[!.]*") if path.is_file()} == ends | left
 

@@ -24,6 +24,8 @@ RUNS = {
 # Not a parameter of the rules: another interpreter is no reason to train again.
 PYTHON = sys.executable
 SCRIPTS = "workflow/scripts"
+# The names are those of rapa_lib/experiments/archive.py, which would load pandas in every job.
+ARCHIVE, RESTORED = "records.jsonl.xz", "restored"
 
 
 def collected(experiment):
@@ -31,6 +33,15 @@ def collected(experiment):
     source = study.collected[experiment]
     folders = [f"{FOLDER}/runs/{source}/{run}" for run in RUNS[source]]
     return [f for f in folders if not PARTIAL or os.path.exists(f"{f}/record.json")]
+
+
+def wanted(folder):
+    """The files of a finished run that must be there; of a restored one no more than records."""
+    experiment = folder.split("/")[-2]
+    left = ("record.json", *CATALOGUE[experiment].leaves, f"{experiment}.ipynb")
+    if os.path.exists(f"{folder}/{RESTORED}"):
+        left = [name for name in left if name.endswith(".json")]
+    return [f"{folder}/{name}" for name in left]
 
 
 def files(experiment):

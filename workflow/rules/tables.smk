@@ -19,13 +19,17 @@ for experiment in TABLED:
             " {params.folders:q} --description {params.description:q} --missing {params.missing}"
 
 
-rule runs_table:
+rule records:
     input:
         [f"{folder}/record.json" for experiment in RUNS for folder in collected(experiment)],
     output:
         f"{FOLDER}/runs.csv",
+        f"{FOLDER}/{ARCHIVE}",
     params:
         folder=FOLDER,
         runs=[f"{experiment}/{run}" for experiment in RUNS for run in RUNS[experiment]],
+        description=lambda wildcards: study.description,
+        claims=study.claims,
     shell:
-        "{PYTHON:q} {SCRIPTS}/collect_runs.py {params.folder:q} {params.runs:q}"
+        "{PYTHON:q} {SCRIPTS}/keep_records.py {params.folder:q} {params.runs:q}"
+        " --description {params.description:q} --claims {params.claims:q}"

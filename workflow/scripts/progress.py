@@ -145,7 +145,7 @@ def read_states(study: Study, folder: Path, since: float) -> dict[Key, str]:
             # In this order: a run that ends meanwhile is then seen as running or as done.
             if mtime(place / "running.ipynb") >= since:
                 state = "running"
-            elif all((place / name).exists() for name in ("record.json", f"{experiment}.ipynb")):
+            elif is_done(place):
                 state = "done"
             elif any(states["accuracy", name] == "failed" for name in needed) or (
                 mtime(place / "error.json") >= since
@@ -156,6 +156,12 @@ def read_states(study: Study, folder: Path, since: float) -> dict[Key, str]:
                 state = "left"
             states[experiment, run.name] = state
     return states
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run has its record, and its executed notebook unless it was restored."""
+    ends = (folder / f"{folder.parent.name}.ipynb", folder / "restored")
+    return (folder / "record.json").exists() and any(path.exists() for path in ends)
 
 
 def mtime(path: Path) -> float:
