@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.robustness._suite import Attack
 from rapa_lib.robustness._views import ImageModel, check_images, mean_correct
-from rapa_lib.training.loop import InputScaling
+from rapa_lib.training import InputScaling
 
 # Forward passes of one batch, lots counted: it bounds memory, whatever the number of draws.
 _ROWS = 1024

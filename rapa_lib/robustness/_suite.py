@@ -116,72 +116,109 @@ def attack_suite(
         ValueError, TypeError: naming the argument.
     """
     check_choice("level", level, LEVELS)
-    linf, l2 = check_epsilons("linf", linf), check_epsilons("l2", l2)
-    for name, value in (("linf", linf), ("l2", l2)):
+    budgets = {"linf": check_epsilons("linf", linf), "l2": check_epsilons("l2", l2)}
+    for name, value in budgets.items():
         if not value:
             raise ValueError(f"{name}: got no budget, expected at least one")
     for name, value in (("steps", steps), ("query_steps", query_steps)):
         check_int(name, value, low=1)
     check_epsilons("focus", (focus,))
     if level == "published":
-        return (
-            Attack(level, "FGSM", "LinfFastGradientAttack", "linf", "fresh", linf),
-            Attack(level, "FGM", "L2FastGradientAttack", "l2", "fresh", l2),
-        )
+        return _published(**budgets)
     if level == "gradient_free":
-        asked = {"draws": draws, "images": query_images}
-        return (
-            Attack(
-                level, "uniform noise", "LinfRepeatedAdditiveUniformNoiseAttack", "linf", "vote",
-                linf, draws, {"repeats": 10},
-            ),
-            Attack(
-                level, "Gaussian noise", "L2RepeatedAdditiveGaussianNoiseAttack", "l2", "vote",
-                l2, draws, {"repeats": 10},
-            ),
-            Attack(
-                level, "HopSkipJump", "HopSkipJumpAttack", "l2", "vote",
-                options={
-                    "steps": query_steps,
-                    "initial_gradient_eval_steps": 50,
-                    "max_gradient_eval_steps": 500,
-                },
-                **asked,
-            ),
-            Attack(
-                level, "boundary", "BoundaryAttack", "l2", "vote",
-                options={"steps": 100 * query_steps}, **asked,
-            ),
-        )  # fmt: skip
-    descent = {"steps": steps, "rel_stepsize": 2.5 / steps}
-    pgd = ("PGD", "LinfProjectedGradientDescentAttack", "linf")
-
-    def transfer(source: str) -> Attack:
-        return Attack(level, f"from {source}", *pgd[1:], source, linf, draws, descent)
-
+        return _gradient_free(**budgets, draws=draws, steps=query_steps, images=query_images)
     return (
-        transfer("merged"),
-        *([transfer("copies")] if copies else []),
-        Attack(level, *pgd, "mean", linf, draws, descent),
+        *_transfers(budgets["linf"], draws, _descent(steps), copies),
+        *_direct(**budgets, draws=draws, steps=steps),
+        *_checks(focus, draws, _descent(steps), restarts, check_draws("draws_curve", draws_curve)),
+    )
+
+
+_PGD = ("PGD", "LinfProjectedGradientDescentAttack", "linf")
+
+
+def _descent(steps: int) -> dict[str, Any]:
+    return {"steps": steps, "rel_stepsize": 2.5 / steps}
+
+
+def _published(linf: tuple[float, ...], l2: tuple[float, ...]) -> tuple[Attack, ...]:
+    """Single gradients of one draw."""
+    return (
+        Attack("published", "FGSM", "LinfFastGradientAttack", "linf", "fresh", linf),
+        Attack("published", "FGM", "L2FastGradientAttack", "l2", "fresh", l2),
+    )
+
+
+def _gradient_free(
+    linf: tuple[float, ...], l2: tuple[float, ...], draws: int, steps: int, images: int | None
+) -> tuple[Attack, ...]:
+    """Noise, and attacks that see the vote's decisions alone, on so many images."""
+    noise = {"repeats": 10}
+    hop_skip_jump = {
+        "steps": steps, "initial_gradient_eval_steps": 50, "max_gradient_eval_steps": 500
+    }  # fmt: skip
+    return (
         Attack(
-            level, "PGD", "L2ProjectedGradientDescentAttack", "l2", "mean", l2, draws, descent
+            "gradient_free", "uniform noise", "LinfRepeatedAdditiveUniformNoiseAttack", "linf",
+            "vote", linf, draws, noise,
         ),
-        # Its ε starts at foolbox's 1 otherwise, and 5 % a step are slow from there. L2FMNAttack is
-        # no alternative: foolbox 3.3.4 projects it by the norm of the image, not of the change.
         Attack(
-            level, "DDN", "DDNAttack", "l2", "mean", (), draws,
-            {"steps": 2 * steps, "init_epsilon": l2[0]},
+            "gradient_free", "Gaussian noise", "L2RepeatedAdditiveGaussianNoiseAttack", "l2",
+            "vote", l2, draws, noise,
         ),
-        Attack(level, "FMN", "LInfFMNAttack", "linf", "mean", (), draws, {"steps": 2 * steps}),
-        Attack(level, *pgd, "mean", (UNBOUNDED["linf"],), draws, descent, purpose="unbounded"),
         Attack(
-            level, *pgd, "mean", (focus,), draws, descent, restarts=restarts, purpose="restarts"
+            "gradient_free", "HopSkipJump", "HopSkipJumpAttack", "l2", "vote", (), draws,
+            hop_skip_jump, images=images,
         ),
-        *(
-            Attack(level, *pgd, "mean", (focus,), m, descent, purpose="draws")
-            for m in sorted(check_draws("draws_curve", draws_curve))
+        Attack(
+            "gradient_free", "boundary", "BoundaryAttack", "l2", "vote", (), draws,
+            {"steps": 100 * steps}, images=images,
         ),
     )  # fmt: skip
+
+
+def _transfers(
+    linf: tuple[float, ...], draws: int, descent: dict[str, Any], copies: bool
+) -> tuple[Attack, ...]:
+    """Descent on other networks: the merged one, and copies."""
+    sources = ("merged", "copies") if copies else ("merged",)
+    return tuple(
+        Attack("adaptive", f"from {source}", *_PGD[1:], source, linf, draws, descent)
+        for source in sources
+    )
+
+
+def _direct(
+    linf: tuple[float, ...], l2: tuple[float, ...], draws: int, steps: int
+) -> tuple[Attack, ...]:
+    """Many steps with gradients averaged over draws."""
+    descent = _descent(steps)
+    # Its ε starts at foolbox's 1 otherwise, and 5 % a step are slow from there. L2FMNAttack is
+    # no alternative: foolbox 3.3.4 projects it by the norm of the image, not of the change.
+    ddn = {"steps": 2 * steps, "init_epsilon": l2[0]}
+    return (
+        Attack("adaptive", *_PGD, "mean", linf, draws, descent),
+        Attack(
+            "adaptive", "PGD", "L2ProjectedGradientDescentAttack", "l2", "mean", l2, draws, descent
+        ),
+        Attack("adaptive", "DDN", "DDNAttack", "l2", "mean", (), draws, ddn),
+        Attack("adaptive", "FMN", "LInfFMNAttack", "linf", "mean", (), draws, {"steps": 2 * steps}),
+    )
+
+
+def _checks(
+    focus: float, draws: int, descent: dict[str, Any], restarts: int, draws_curve: Sequence[int]
+) -> tuple[Attack, ...]:
+    """Attacks that show whether the others work: unbounded, restarted, with other draws."""
+
+    def pgd(epsilon: float, n_draws: int, purpose: str, n_restarts: int = 1) -> Attack:
+        return Attack("adaptive", *_PGD, "mean", (epsilon,), n_draws, descent, n_restarts, purpose)
+
+    return (
+        pgd(UNBOUNDED["linf"], draws, "unbounded"),
+        pgd(focus, draws, "restarts", restarts),
+        *(pgd(focus, m, "draws") for m in sorted(draws_curve)),
+    )
 
 
 def check_epsilons(name: str, values: Iterable[float]) -> tuple[float, ...]:

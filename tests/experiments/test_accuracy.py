@@ -27,7 +27,7 @@ from rapa_lib.experiments.accuracy.experiment import (
 )
 from rapa_lib.experiments.records import collect, git_commit, package_version
 from rapa_lib.instruments.similarity import tile_similarity
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import load_checkpoint, save_checkpoint
 
 TINY_RUN = AccuracyRun(
     **SHAPE, epochs=2, batch_size=16, learning_rate=0.02, draws=3, seed=6, device="cpu"

@@ -153,9 +153,9 @@ def test_weights_that_devices_cannot_hold_are_counted():
 def test_pulses_have_the_rate_of_a_velocitys_sum_and_of_their_tiles():
     data, config = tiny_dataset(), TrainConfig(epochs=1, batch_size=16, tile_lr_power=0.5)
     analog = convert_to_analog(tiny_network(), rpu_baseline(), seed=0)
-    from rapa_lib.training.loop import _optimizer
+    from rapa_lib.training import one_cycle_sgd
 
-    optimizer, _ = _optimizer(analog, config, len(data.train_images) // 16)
+    optimizer, _ = one_cycle_sgd(analog, config, len(data.train_images) // 16)
     rates = {}
     for group in optimizer.param_groups:
         for name, parameter in analog.named_parameters():
@@ -170,9 +170,9 @@ def test_pulses_have_the_rate_of_a_velocitys_sum_and_of_their_tiles():
 
 def test_hardware_aware_training_has_momentum_and_weight_decay_on_its_weights():
     aware = convert_to_analog(tiny_network(), rpu_baseline().hardware_aware(), seed=0)
-    from rapa_lib.training.loop import _optimizer
+    from rapa_lib.training import one_cycle_sgd
 
-    optimizer, _ = _optimizer(aware, TrainConfig(epochs=1, batch_size=16), 3)
+    optimizer, _ = one_cycle_sgd(aware, TrainConfig(epochs=1, batch_size=16), 3)
     (group,) = (
         g for g in optimizer.param_groups
         if any(p is aware.features[0][0].tiles.weight for p in g["params"])

@@ -24,7 +24,7 @@ from rapa_lib.experiments.fault_tolerance.experiment import (
     tolerated_share,
 )
 from rapa_lib.instruments.faults import draw_faults, fine_tune, tile_faults
-from rapa_lib.training.loop import error_percent, predict
+from rapa_lib.training import error_percent, predict
 
 ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "features.0.0", "features.1.0"

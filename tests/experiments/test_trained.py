@@ -10,7 +10,7 @@ from tiny import SHAPE, same_bits, tiny_dataset
 from rapa_lib import Dataset, frozen_draws
 from rapa_lib.experiments.accuracy.experiment import AccuracyRun, save_run
 from rapa_lib.experiments.trained import Trained, load_or_train
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import load_checkpoint, save_checkpoint
 
 TINY = SHAPE | {"epochs": 2, "batch_size": 16, "seed": 6, "penalty_every": 2, "draws": 2}
 

@@ -27,7 +27,7 @@ from rapa_lib.robustness import (
     run_attack,
     vanishing_gradients,
 )
-from rapa_lib.training.loop import predict
+from rapa_lib.training import predict
 
 SCALING = InputScaling.of(tiny_dataset().train_images)
 ONE = InputScaling((0.4,), (0.25,))

@@ -27,7 +27,7 @@ from workflow_house import (
 )
 
 from rapa_lib.experiments._progress import Progress
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import load_checkpoint, save_checkpoint
 
 KINDS = ["record.json", "curve.json", "similarity.json", "network.pt", "accuracy.ipynb"]
 

@@ -39,7 +39,7 @@ from rapa_lib.experiments.claims import judge_claims, read_claims
 from rapa_lib.experiments.protocol import write_collected
 from rapa_lib.experiments.records import write_table
 from rapa_lib.experiments.trained import load_network
-from rapa_lib.training.loop import load_checkpoint
+from rapa_lib.training import load_checkpoint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STUDIES = sorted((ROOT / "config").glob("*.yaml"))

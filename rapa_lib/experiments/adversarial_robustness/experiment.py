@@ -39,8 +39,8 @@ from rapa_lib.robustness import (
     still_falling,
     vanishing_gradients,
 )
+from rapa_lib.training import InputScaling
 from rapa_lib.training.evaluation import draws_lots
-from rapa_lib.training.loop import InputScaling
 
 SHOWN_IMAGES = 6
 

@@ -28,7 +28,7 @@ from rapa_lib.experiments._progress import Progress
 from rapa_lib.experiments.accuracy.experiment import AccuracyRun, choose_device
 from rapa_lib.experiments.records import provenance
 from rapa_lib.layers.conv import RapaConv2d
-from rapa_lib.training.loop import DivergedError, InputScaling, error_percent, predict, train
+from rapa_lib.training import DivergedError, InputScaling, error_percent, predict, train
 
 METHODS = ("digital", "hardware_aware", "analog")
 BASELINE = "baseline"
