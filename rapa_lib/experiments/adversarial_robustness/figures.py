@@ -87,7 +87,8 @@ def _budget_lines(
 def draws_figure(rows: pd.DataFrame) -> Figure:
     """Robust accuracy against the number of draws of a gradient, at one budget.
 
-    Networks that do not draw have one gradient, whatever the number: a point of its own, and a dotted line.
+    Networks that do not draw have one gradient, whatever the number: a point of its own, and a
+    dotted line.
 
     Args:
         rows: of :func:`rapa_lib.experiments.adversarial_robustness.tables.rows_by_image`.

@@ -141,6 +141,8 @@ def _curves(axes: Axes, rows: pd.DataFrame, x: str, looks: Looks) -> None:
         aside = ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
         look = {**looks[tiling], "linestyle": _DASHES[method], "transform": axes.transData + aside}
         _curve(axes, line, x, look)
+    axes.update_datalim(rows[[x, "test_error"]].to_numpy(dtype=float))  # lines set aside are not
+    axes.autoscale_view()
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, x: str, look: Mapping[str, Any]) -> None:
