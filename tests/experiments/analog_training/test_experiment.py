@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import papermill
@@ -11,23 +10,27 @@ import torch
 from tiny import SHAPE, same_bits, tiny_dataset, tiny_network
 
 from rapa_lib import TrainConfig, train
-from rapa_lib.analog import convert_to_analog, resolution, rpu_baseline
-from rapa_lib.experiments.analog_training import experiment
-from rapa_lib.experiments.analog_training.experiment import (
-    IMPERFECTIONS,
-    AnalogTraining,
-    analog_table,
-    baseline_values,
-)
+from rapa_lib.analog import PRESETS, convert_to_analog, resolution, rpu_baseline
+from rapa_lib.experiments.analog_training import AnalogTraining, experiment
+from rapa_lib.experiments.analog_training.imperfections import IMPERFECTIONS, baseline_values
+from rapa_lib.experiments.analog_training.tables import analog_table, inference_table
+from rapa_lib.experiments.trained import train_recipe
 
 # Random kernels of a small network are large for the devices; how many is tested by count.
 pytestmark = pytest.mark.filterwarnings("ignore:.*outside the bounds of their devices")
 
-ROOT = Path(__file__).parents[2]
-SETTINGS = AnalogTraining(
-    **SHAPE, epochs=8, batch_size=16, imperfections=[["out_noise", 0.8]], noise_levels=[0.0, 3.0],
-    draws=2, device="cpu",
-)  # fmt: skip
+ROOT = Path(__file__).parents[3]
+BASE = SHAPE | {
+    "epochs": 8, "batch_size": 16, "imperfections": [["out_noise", 0.8]],
+    "noise_levels": [0.0, 3.0], "draws": 2, "device": "cpu",
+}  # fmt: skip
+
+
+def settings(**changes):
+    return AnalogTraining.of(**BASE | changes)
+
+
+SETTINGS = settings()
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +70,17 @@ def test_networks_learn_whatever_they_are_trained_on_and_noise_spoils_it(record)
 
 
 def test_a_training_that_diverges_has_a_row_that_says_so():
-    wild = replace(
-        SETTINGS, tilings=["none"], methods=["digital"], imperfections=[], learning_rate=1e12
-    )
+    few = {"tilings": ["none"], "methods": ["digital"], "imperfections": []}
+    wild = settings(**few, learning_rate=1e12)
     rows = wild.measure(tiny_dataset(), progress=False)["rows"]
-    calm = replace(wild, learning_rate=0.01).measure(tiny_dataset(), progress=False)
+    calm = settings(**few, learning_rate=0.01).measure(tiny_dataset(), progress=False)
     assert rows[0]["diverged"]
     assert rows[0]["test_error"] is None
     assert rows[0].keys() == row_of(calm, method="digital").keys()
 
 
 def test_digital_training_is_that_of_the_accuracy_experiment(record):
-    run = SETTINGS.network_run("random")
-    network, data = run.build_network(tiny_dataset()), tiny_dataset()
-    training = run.train(network, data, progress=False)
+    _, training = train_recipe(SETTINGS.recipe_of("random"), tiny_dataset(), progress=False)
     row = row_of(record, tiling="random", method="digital", imperfection="baseline")
     assert row["train_error"] == training.history[-1]["train_error"]
 
@@ -100,11 +100,11 @@ def test_interrupted_in_the_middle_it_goes_on_to_the_same_bits(record, tmp_path)
         patch.setattr(experiment, "train", dies)
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
-                SETTINGS.measure(tiny_dataset(), folder=tmp_path, progress=False)
+                SETTINGS.measure(tiny_dataset(), tmp_path, progress=False)
             left.append((tmp_path / "training.pt").exists())
-        finished = SETTINGS.measure(tiny_dataset(), folder=tmp_path, progress=False)
+        finished = SETTINGS.measure(tiny_dataset(), tmp_path, progress=False)
     assert any(left)  # one of them was in the middle of a training
-    assert {path.name for path in tmp_path.iterdir()} == {"resume.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"record.json"}
 
     def timeless(taken):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in taken["rows"]]
@@ -114,10 +114,35 @@ def test_interrupted_in_the_middle_it_goes_on_to_the_same_bits(record, tmp_path)
 
 
 def test_a_resume_file_of_other_settings_is_refused(tmp_path):
-    few = replace(SETTINGS, tilings=["none"], methods=["digital"], imperfections=[], epochs=1)
-    few.measure(tiny_dataset(), folder=tmp_path, progress=False)
+    few = {"tilings": ["none"], "methods": ["digital"], "imperfections": [], "epochs": 1}
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "provenance", dies)  # after the last training
+        with pytest.raises(KeyboardInterrupt):
+            settings(**few).measure(tiny_dataset(), tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"resume: .*resume\.json is of another measurement"):
-        replace(few, epochs=2).measure(tiny_dataset(), folder=tmp_path, progress=False)
+        settings(**few | {"epochs": 2}).measure(tiny_dataset(), tmp_path, progress=False)
+
+
+def test_what_a_notebook_leaves_out_is_as_the_experiment_has_it_and_not_as_a_recipe_has_it():
+    plain, other = AnalogTraining.of(), AnalogTraining.of(epochs=2, pooling="avg")
+    training, network = plain.recipe.training, plain.recipe.network
+    assert (training.epochs, training.batch_size, training.tile_lr_power) == (5, 32, 0.5)
+    assert network.tile_init == "identical"
+    assert (other.recipe.training.epochs, other.recipe.training.batch_size) == (2, 32)
+    assert (other.recipe.network.pooling, other.recipe.network.tile_init) == ("avg", "identical")
+    assert AnalogTraining() == plain
+
+
+def test_settings_come_back_from_a_record(record):
+    measurement = json.loads(json.dumps(record["measurement"]))
+    assert AnalogTraining.of(**measurement) == SETTINGS
+    assert "tiling" not in measurement
+    with pytest.raises(TypeError, match="analog_training: tiling: unknown; it takes dataset"):
+        AnalogTraining.of(tiling="none")
 
 
 def test_each_imperfection_changes_what_it_names_and_nothing_else():
@@ -221,22 +246,37 @@ def test_a_momentum_of_one_leaves_pulses_no_rate():
 # --- Tables, bad input, notebook --------------------------------------------------------------
 
 
-def test_the_table_has_every_row_with_its_labels(record):
+def test_the_tables_have_every_row_with_its_labels(record):
     table = analog_table([record | {"run": "a"}, record | {"run": "b"}])
     assert len(table) == 16
     assert table["dataset"].unique().tolist() == ["tiny bands"]
     assert table["baseline_dw_min"].unique().tolist() == [0.001]
-    assert len(analog_table([record], "inference")) == 8
-    with pytest.raises(ValueError, match="records: none to collect"):
-        analog_table([])
+    assert len(inference_table([record])) == 8
+    for make in (analog_table, inference_table):
+        with pytest.raises(ValueError, match="records: none to collect"):
+            make([])
     assert json.loads(json.dumps(record, allow_nan=False))["tiles"]["device"]["dw_min"] == 0.001
+
+
+def test_where_no_network_is_read_with_noise_the_page_says_so(record, tmp_path):
+    bare = record | {"inference": [], "run": "a"}
+    collected = AnalogTraining.collect([bare])
+    full = AnalogTraining.collect([record | {"run": "a"}]).tables["analog_training_inference"]
+    table = collected.tables["analog_training_inference"]
+    assert (len(table), list(table)) == (0, list(full))
+    _, right = collected.figures["analog_training"]().axes
+    assert [text.get_text() for text in right.texts] == ["no network was read"]
+    assert set(collected.tables) == set(AnalogTraining.entry().tables)
+    assert set(collected.figures) == set(AnalogTraining.entry().figures)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"tilings": "none"}, TypeError, "tilings: got 'none', expected a sequence"),
-        ({"tilings": ()}, ValueError, "tilings, methods: got none"),
+        ({"tilings": ()}, ValueError, r"tilings: got \(\), expected at least one"),
+        ({"methods": ()}, ValueError, r"methods: got \(\), expected at least one"),
+        ({"tilings": (1,)}, TypeError, "tilings: got 1, expected a name"),
         ({"tilings": ("blocks",)}, ValueError, "tiling: got 'blocks'"),
         ({"methods": ("magic",)}, ValueError, "methods: got 'magic', allowed: digital"),
         ({"preset": "flash"}, ValueError, "preset: got 'flash', allowed: ideal, rpu_baseline"),
@@ -255,13 +295,13 @@ def test_the_table_has_every_row_with_its_labels(record):
 )
 def test_what_is_not_allowed_is_named_before_any_work(changes, error, message):
     with pytest.raises(error, match=message):
-        replace(SETTINGS, **changes)
+        settings(**changes)
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_any_work():
     with pytest.raises(ValueError, match="batch_size: got 64, but tiny bands has 48"):
-        replace(SETTINGS, batch_size=64).check(tiny_dataset())
-    assert math.isinf(baseline_values(experiment.PRESETS["ideal"]())["bits"])
+        settings(batch_size=64).check(tiny_dataset())
+    assert math.isinf(baseline_values(PRESETS["ideal"]())["bits"])
 
 
 def test_the_notebook_runs_answers_and_leaves_a_record(tmp_path):

@@ -1,7 +1,6 @@
 """The robustness experiment: what it measures, that it goes on, what it refuses."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,43 +10,51 @@ import pytest
 import torch
 from tiny import SHAPE, tiny_dataset
 
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun, save_run
-from rapa_lib.experiments.adversarial_robustness import experiment
-from rapa_lib.experiments.adversarial_robustness.experiment import (
-    RobustnessRun,
-    load_copy,
-    robustness_table,
-)
-from rapa_lib.experiments.trained import Trained
+from rapa_lib.experiments.adversarial_robustness import AdversarialRobustness, experiment
+from rapa_lib.experiments.adversarial_robustness.experiment import goes_on, load_copy
+from rapa_lib.experiments.adversarial_robustness.tables import rows_by_image
+from rapa_lib.experiments.recipe import Recipe
+from rapa_lib.experiments.trained import Trained, save_network, train_recipe
 from rapa_lib.robustness import as_images
 
-ROOT = Path(__file__).parents[2]
-RUN = AccuracyRun(**SHAPE, epochs=15, batch_size=16, device="cpu", similarity_every=0)
-SETTINGS = RobustnessRun(
-    levels=("published", "adaptive"), images=20, linf=(0.05, 0.2), l2=(0.5,), steps=2, draws=2,
-    focus=0.05, draws_curve=(1, 2, 4), judge_draws=3,
-)  # fmt: skip
+ROOT = Path(__file__).parents[3]
+RECIPE = Recipe.of(**SHAPE, epochs=15, batch_size=16, device="cpu")
+BASE = {
+    "levels": ("published", "adaptive"), "images": 20, "linf": (0.05, 0.2), "l2": (0.5,),
+    "steps": 2, "draws": 2, "focus": 0.05, "draws_curve": (1, 2, 4), "judge_draws": 3,
+}  # fmt: skip
 
 
-def train(run, folder):
+def settings(**changes):
+    return AdversarialRobustness.of(**BASE | changes)
+
+
+def train(recipe, folder):
     data = tiny_dataset()
-    network = run.build_network(data)
-    training = run.train(network, data, progress=False)
-    save_run(folder, run, network, data, training, run.evaluate(network, data, training.scaling))
-    return Trained(network.eval(), training.scaling, run, data, training.measurements)
+    network, training = train_recipe(recipe, data, progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_network(folder / "network.pt", network, training.scaling, data, recipe.flat())
+    return Trained(network.eval(), training.scaling, recipe, data, recipe.flat(), [])
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
-    networks = {seed: train(replace(RUN, seed=seed), folder / str(seed)) for seed in (0, 1)}
+    networks = {seed: train(RECIPE.but(seed=seed), folder / str(seed)) for seed in (0, 1)}
     return networks[0], folder
 
 
 @pytest.fixture(scope="module")
-def record(trained):
-    network, folder = trained
-    return SETTINGS.measure(network, [folder / "1/network.pt"], progress=False)
+def copied(trained):
+    """Settings with a copy to transfer from."""
+    _, folder = trained
+    return settings(copies=[folder / "1/network.pt"])
+
+
+@pytest.fixture(scope="module")
+def record(trained, copied):
+    network, _ = trained
+    return copied.measure(network, progress=False)
 
 
 def test_there_is_a_row_for_every_attack_and_budget(record):
@@ -93,16 +100,17 @@ def test_attacks_take_accuracy_and_stronger_ones_more(record):
     assert table.loc[table["purpose"] == "unbounded", "robust_accuracy"].item() < 0.2
 
 
-def test_a_network_without_lots_is_not_asked_for_draws(tmp_path):
-    plain = train(replace(RUN, tiling="none"), tmp_path)
-    rows = SETTINGS.measure(plain, progress=False)["rows"]
+def test_a_network_that_does_not_draw_is_not_asked_for_draws(tmp_path):
+    plain = train(RECIPE.but(tiling="none"), tmp_path)
+    rows = settings().measure(plain, progress=False)["rows"]
     assert {row["draws"] for row in rows} == {1}
     assert "draws" not in {row["purpose"] for row in rows}
 
 
-def test_interrupted_after_any_attack_it_goes_on_to_the_same_bits(trained, record, tmp_path):
-    network, folder = trained
-    copies, resume = [folder / "1/network.pt"], tmp_path / "resume.json"
+def test_interrupted_after_any_attack_it_goes_on_to_the_same_bits(
+    trained, copied, record, tmp_path
+):
+    network, _ = trained
     attack, left = experiment.run_attack, [0]
 
     def dies(*args, **kwargs):
@@ -116,14 +124,26 @@ def test_interrupted_after_any_attack_it_goes_on_to_the_same_bits(trained, recor
         for n_attacks in (1, 4, 3):
             left[0] = n_attacks
             with pytest.raises(KeyboardInterrupt):
-                SETTINGS.measure(network, copies, resume=resume, progress=False)
-    finished = SETTINGS.measure(network, copies, resume=resume, progress=False)
-    assert without_time(finished) == without_time(record)
-    left[0] = 0
-    with pytest.MonkeyPatch.context() as patch:  # nothing is left to be done
-        patch.setattr(experiment, "run_attack", dies)
-        again = SETTINGS.measure(network, copies, resume=resume, progress=False)
-    assert again == finished
+                copied.measure(network, tmp_path, progress=False)
+            assert {path.name for path in tmp_path.iterdir()} == {"resume.json"}
+    resume = (tmp_path / "resume.json").read_text()
+    finished = copied.measure(network, tmp_path, progress=False)
+    assert without_time(finished) == without_time(record | {"run": tmp_path.name})
+    assert {path.name for path in tmp_path.iterdir()} == {"record.json"}
+    kept = json.loads(resume)["done"]
+    assert len(kept) == 8  # they were not run again: even their times are those of the first run
+    assert all(row in finished["rows"] for row, _ in kept.values())
+
+
+def test_the_file_holds_the_record(trained, tmp_path):
+    network, _ = trained
+    few = settings(levels=("published",), linf=("4/80",), focus="4/80")
+    record = few.measure(network, tmp_path, progress=False)
+    assert json.loads((tmp_path / "record.json").read_text()) | {"run": tmp_path.name} == record
+    assert record["measurement"]["linf"] == [0.05]  # numbers, whatever a study's file had
+    assert record["measurement"]["focus"] == 0.05
+    assert AdversarialRobustness.of(**record["measurement"]) == few
+    assert record["config"] == network.parameters
 
 
 def without_time(record):
@@ -134,16 +154,26 @@ def without_time(record):
 def test_a_resume_file_of_another_measurement_is_refused_and_a_damaged_one_begun_anew(
     trained, tmp_path, caplog
 ):
-    network, _ = trained
+    network, folder = trained
+    few = settings(levels=("published",))
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "layer_noise", dies)  # after the last attack
+        with pytest.raises(KeyboardInterrupt):
+            few.measure(network, tmp_path, progress=False)
+    for changes in ({"judge_draws": 2}, {"copies": [folder / "1/network.pt"]}):
+        other = settings(levels=("published",), **changes)
+        with pytest.raises(ValueError, match=r"resume: .*resume\.json is of another measurement"):
+            other.measure(network, tmp_path, progress=False)
     resume = tmp_path / "resume.json"
-    few = replace(SETTINGS, levels=("published",))
-    first = few.measure(network, resume=resume, progress=False)
-    with pytest.raises(ValueError, match=r"resume: .*resume\.json is of another measurement"):
-        replace(few, judge_draws=2).measure(network, resume=resume, progress=False)
     resume.write_text(resume.read_text()[:-40])
-    again = few.measure(network, resume=resume, progress=False)
+    again = few.measure(network, tmp_path, progress=False)
     assert "resume.json is damaged and is not used" in caplog.text
-    assert without_time(again) == without_time(first)
+    first = few.measure(network, progress=False)
+    assert without_time(again) == without_time(first | {"run": tmp_path.name})
 
 
 def test_the_curve_over_draws_ends_when_two_numbers_agree():
@@ -152,13 +182,13 @@ def test_the_curve_over_draws_ends_when_two_numbers_agree():
          "level": "adaptive", "correct": [share] * 10 + [0.5]}
         for purpose, draws, share in (("draws", 1, 0.9), ("suite", 8, 0.5), ("draws", 16, 0.5))
     ]  # fmt: skip
-    assert not SETTINGS._goes_on(rows)
-    assert SETTINGS._goes_on(rows[:2])
+    assert not goes_on(rows)
+    assert goes_on(rows[:2])
     rows[2]["correct"] = [0.3] * 10 + [0.5]
-    assert SETTINGS._goes_on(rows)
+    assert goes_on(rows)
 
 
-def test_examples_are_the_first_images_and_what_most_draws_say(record, trained):
+def test_examples_are_the_first_images_and_what_most_draws_answer(record, trained):
     network, _ = trained
     data = network.data.subset(None, 20, seed=0)
     examples = record["examples"]
@@ -172,13 +202,27 @@ def test_examples_are_the_first_images_and_what_most_draws_say(record, trained):
     assert as_images(data.test_images).max() <= 1
 
 
-def test_the_table_has_every_row_with_its_labels(record):
-    table = robustness_table([record | {"run": "a"}, record | {"run": "b"}])
+def test_the_tables_have_every_row_with_its_labels(record):
+    records = [record | {"run": "a"}, record | {"run": "b", "seed": 1}]
+    collected = AdversarialRobustness.collect(records)
+    table = collected.tables["adversarial_robustness"]
     assert len(table) == 2 * len(record["rows"])
     assert set(table["run"]) == {"a", "b"}
     assert table["tiling"].unique().tolist() == ["random"]
+    assert not {"correct", "clean", "norms", "config"} & set(table)
+    found = collected.tables["adversarial_robustness_strongest"]
+    assert found.groupby(["level", "norm", "epsilon"]).size().tolist() == [2] * 6
+    assert set(collected.tables) == set(AdversarialRobustness.entry().tables)
+    assert set(collected.figures) == set(AdversarialRobustness.entry().figures)
     with pytest.raises(ValueError, match="records: none to collect"):
-        robustness_table([])
+        rows_by_image([])
+
+
+def test_the_rows_of_a_table_are_in_the_order_of_configurations(record):
+    records = [record | {"seed": 1}, record | {"tiling": "image"}, record]
+    records = [one | {"run": str(i)} for i, one in enumerate(records)]
+    table = AdversarialRobustness.collect(records).tables["adversarial_robustness"]
+    assert table["run"].unique().tolist() == ["1", "2", "0"]
 
 
 @pytest.mark.parametrize(
@@ -195,17 +239,21 @@ def test_the_table_has_every_row_with_its_labels(record):
         ({"query_images": 0}, ValueError, "query_images: got 0"),
         ({"steps": 1.5}, TypeError, "steps: got 1.5, expected an integer"),
         ({"seed": -1}, ValueError, "seed: got -1, allowed: at least 0"),
+        ({"focus": "0.05"}, ValueError, "focus: got '0.05', allowed: numbers, quotients such as"),
+        ({"copies": "network.pt"}, TypeError, "copies: got 'network.pt', expected a sequence"),
+        ({"copies": [1]}, TypeError, "copies: got 1, expected a path"),
+        ({"tiling": "none"}, TypeError, "adversarial_robustness: tiling: unknown; it takes linf"),
     ],
 )
 def test_what_is_not_allowed_is_named_before_any_work(changes, error, message):
     with pytest.raises(error, match=message):
-        replace(SETTINGS, **changes)
+        settings(**changes)
 
 
 def test_more_images_than_there_are_are_refused(trained):
     network, _ = trained
     with pytest.raises(ValueError, match="images: got 31, but tiny bands has 30 test images"):
-        replace(SETTINGS, images=31).check(network.network, network.data)
+        settings(images=31).check(network)
 
 
 def test_copies_of_another_kind_are_refused(trained, tmp_path):
@@ -213,7 +261,7 @@ def test_copies_of_another_kind_are_refused(trained, tmp_path):
     assert load_copy(folder / "1/network.pt", network)[0].n_tiles == (4, 2, 1)
     with pytest.raises(ValueError, match=r"copies: .* was trained from the same seed, 0"):
         load_copy(folder / "0/network.pt", network)
-    train(replace(RUN, tiling="image", channels=(4, 4, 8), seed=1), tmp_path / "other")
+    train(RECIPE.but(tiling="image", channels=(4, 4, 8), seed=1), tmp_path / "other")
     with pytest.raises(ValueError, match=r"copies: .*tiling 'image' instead of 'random', channels"):
         load_copy(tmp_path / "other/network.pt", network)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):

@@ -3,12 +3,11 @@
 import pandas as pd
 import pytest
 
-from rapa_lib.experiments.analog_training.figures import (
+from rapa_lib.experiments.analog_training.figures import analog_figure, imperfection_figure
+from rapa_lib.experiments.analog_training.tables import (
     analog_answer,
-    analog_figure,
     analog_summary,
     imperfection_curves,
-    imperfection_figure,
 )
 from rapa_lib.experiments.plots import save_figure
 from rapa_lib.instruments.statistics import mean_interval
@@ -58,8 +57,13 @@ def curves(axes):
 
 def test_the_curves_against_read_noise_are_means_over_seeds():
     left, right = analog_figure(*tables()).axes
+    assert left.get_shared_y_axes().joined(left, right)
+    places, means = curves(left)[0]
+    assert ([round(x) for x in places], means) == ([0, 1, 2], [10.5, 12.5, 20.5])
     assert sorted(curves(right)) == [([0.0, 0.12], [10.5, 22.5]), ([0.0, 0.12], [15.5, 27.5])]
-    assert [t.get_text() for t in left.get_xticklabels()] == ["digital", "hardware-aware", "analog"]
+    assert [t.get_text() for t in left.get_xticklabels()] == [
+        "digital", "hardware-\naware", "analog",
+    ]  # fmt: skip
 
 
 def test_the_baseline_stands_in_its_place_among_the_values():
@@ -72,8 +76,10 @@ def test_the_baseline_stands_in_its_place_among_the_values():
         ([3.0, 5.0, 7.0], [61.5, 23.5, 20.5]), ([3.0, 5.0, 7.0], [66.5, 28.5, 25.5])
     ]  # fmt: skip
     assert noise.lines[-1].get_xdata()[0] == 0.06
+    low, high = bits.get_xlim()
+    assert low < 3 < 7 < high
     none = table[table["imperfection"] == "baseline"]
-    assert "No imperfection was varied" in imperfection_figure(none).get_suptitle()
+    assert "No imperfection was varied" in imperfection_figure(none).texts[0].get_text()
 
 
 def test_the_summary_has_paired_differences():
@@ -87,12 +93,22 @@ def test_the_summary_has_paired_differences():
 
 
 def test_the_answer_names_what_costs_most():
-    answer = analog_answer(tables()[0])
-    assert "- `none`: test error digital 10.50 ± " in answer
-    assert "analog training costs +10.00 ± 0.00 points" in answer
-    assert "- `random`: bits of the DAC (ADC: two more) 3: +41.00 ± " in answer
+    analog, aware, worst = analog_answer(tables()[0])
+    assert analog.startswith(
+        "**Against digital training, analog training costs `none` +10.00 ± 0.00 points "
+        "(test error 20.50 ± "
+    )
+    assert "; `random` +0.00 ± 0.00 points more than `none`.**" in analog
+    assert "onto devices, costs `none` +2.00 ± 0.00 points (test error 12.50 ± " in aware
+    assert "; `random` bits of the DAC (ADC: two more) 3: +41.00 ± " in worst
     one = analog_answer(tables((0,))[0])
-    assert "digital 10.00 %, hardware-aware 12.00 %, analog 20.00 %" in one
+    assert "`none` +10.00 points (test error 20.00 %), `random` +10.00 points" in one[0]
+
+
+def test_without_a_digital_training_the_answer_has_the_errors_alone():
+    table, _ = tables()
+    (line,) = analog_answer(table[(table["method"] == "analog") & table["value"].isna()])
+    assert line.startswith("**Test error: `none` analog 20.50 ± ")
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -103,6 +119,6 @@ def test_a_diverged_training_leaves_a_gap_not_a_number(seeds, tmp_path):
     summary = analog_summary(table)
     row = summary[(summary["imperfection"] == "out_noise") & (summary["tiling"] == "none")].iloc[0]
     assert (row["test error (%)"], row["above baseline"]) == ("–", "")
-    assert "output noise" not in analog_answer(table[table["tiling"] == "none"])
+    assert "output noise" not in " ".join(analog_answer(table[table["tiling"] == "none"]))
     save_figure(imperfection_figure(table), tmp_path / "a")
     save_figure(analog_figure(table, inference), tmp_path / "b")
