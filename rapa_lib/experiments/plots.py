@@ -101,3 +101,11 @@ def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:
         axes.set_title(text)
     else:
         figure.suptitle(textwrap.fill(text, 90), x=0.01, ha="left", size="medium")
+
+
+def log_axes(axes: Axes, y: bool = True) -> None:
+    """Logarithmic axes for numbers of tiles: plain numbers at powers of four along x."""
+    axes.set_xscale("log", base=4)
+    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    if y:
+        axes.set_yscale("log")

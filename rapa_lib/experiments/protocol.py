@@ -47,7 +47,33 @@ class Collected:
             raise ValueError(f"answer: got {self.answer}, expected 1 to {ANSWER_LINES} lines")
 
 
-class Experiment(Checked, ABC, Generic[Subject]):
+class Collecting(ABC):
+    """What every experiment has: a name in the catalogue, and what is made of records.
+
+    An experiment that has no runs of its own, only tables and figures derived from the records of
+    another (``source`` in the catalogue), is no more than this.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    def entry(cls) -> Entry:
+        """The experiment's static facts."""
+        return CATALOGUE[cls.name]
+
+    @classmethod
+    @abstractmethod
+    def collect(cls, records: Sequence[Record]) -> Collected:
+        """Put the records of a study's runs together.
+
+        Args:
+            records: of :meth:`Experiment.measure`, each with the name of its ``run`` and the
+                content of the JSON files beside it (see
+                :func:`rapa_lib.experiments.records.read_runs`).
+        """
+
+
+class Experiment(Checked, Collecting, Generic[Subject]):
     """One experiment's settings, which are checked when they are made, and what is done by them.
 
     A subclass is a frozen dataclass in a folder of :mod:`rapa_lib.experiments`, named by
@@ -55,8 +81,6 @@ class Experiment(Checked, ABC, Generic[Subject]):
     :class:`rapa_lib.data.Dataset`, a :class:`rapa_lib.experiments.trained.Trained` network, or
     None.
     """
-
-    name: ClassVar[str]
 
     @classmethod
     def of(cls, **parameters: Any) -> Self:
@@ -94,11 +118,6 @@ class Experiment(Checked, ABC, Generic[Subject]):
         own = [one.name for one in fields(cls)]
         flat = [name for name in Recipe.names() if name not in own] if "recipe" in own else []
         return (*flat, *(name for name in own if name != "recipe"))
-
-    @classmethod
-    def entry(cls) -> Entry:
-        """The experiment's static facts."""
-        return CATALOGUE[cls.name]
 
     def check(self, subject: Subject) -> None:
         """Raise now what measuring this subject would raise; of a network, its shapes are enough.
@@ -147,16 +166,6 @@ class Experiment(Checked, ABC, Generic[Subject]):
     def _measure(self, subject: Subject, folder: Path | None, progress: bool) -> Record:
         """Measure; write what is no JSON to the folder, if there is one."""
 
-    @classmethod
-    @abstractmethod
-    def collect(cls, records: Sequence[Record]) -> Collected:
-        """Put the records of a study's runs together.
-
-        Args:
-            records: of :meth:`measure`, each with the name of its ``run`` and the content of the
-                JSON files beside it (see :func:`rapa_lib.experiments.records.read_runs`).
-        """
-
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them, flat as :meth:`of` takes them."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -164,8 +173,9 @@ class Experiment(Checked, ABC, Generic[Subject]):
         return plain((recipe.flat() if isinstance(recipe, Recipe) else {}) | own)
 
 
-def experiment(name: str) -> type[Experiment]:
-    """The class of an experiment by its name in the catalogue.
+def experiment(name: str) -> type[Collecting]:
+    """The class of an experiment by its name in the catalogue: an :class:`Experiment` if it has
+    runs.
 
     Raises:
         ValueError: for an unknown name.
