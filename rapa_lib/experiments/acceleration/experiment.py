@@ -52,7 +52,7 @@ class Acceleration(Experiment[None]):
     image_size: int = integer(224, low=1)
     max_tiles: int = integer(1024, low=1)
     target_speedup: float = real(10.0, low=1)
-    max_array_size: ArraySize = checked(512, _sides)
+    max_array_size: ArraySize = checked(512, _sides)  # noqa: RUF009 - makes a field
     forward_ns: float = 80.0
     backward_ns: float = 80.0
     update_ns: float = 80.0

@@ -20,6 +20,7 @@ from rapa_lib.experiments.plots import (
     set_title,
     t_interval,
     tiling_order,
+    within_percent,
 )
 
 _KEYS = ["dataset", "epochs", "tiling", "n_tiles", "speedup"]
@@ -61,6 +62,7 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
             shift = 1.03 ** (order.index(tiling) - (len(order) - 1) / 2)
             _draw_errors(axes, rows, shift, colours[tiling], dashes[setting])
         log_axes(axes, y=False)
+        within_percent(axes, "y")
         axes.legend(handles=_handles(colours, dashes), loc="upper left", bbox_to_anchor=(1, 1))
         many = table.groupby(_KEYS)["seed"].nunique().max() > 1
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if many else "one seed"
