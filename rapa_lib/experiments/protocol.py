@@ -47,7 +47,33 @@ class Collected:
             raise ValueError(f"answer: got {self.answer}, expected 1 to {ANSWER_LINES} lines")
 
 
-class Experiment(Checked, ABC, Generic[Subject]):
+class Collecting(ABC):
+    """What every experiment has: a name in the catalogue, and what is made of records.
+
+    An experiment that has no runs of its own, only tables and figures derived from the records of
+    another (``source`` in the catalogue), is no more than this.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    def entry(cls) -> Entry:
+        """The experiment's static facts."""
+        return CATALOGUE[cls.name]
+
+    @classmethod
+    @abstractmethod
+    def collect(cls, records: Sequence[Record]) -> Collected:
+        """Put the records of a study's runs together.
+
+        Args:
+            records: of :meth:`Experiment.measure`, each with the name of its ``run`` and the
+                content of the JSON files beside it (see
+                :func:`rapa_lib.experiments.records.read_runs`).
+        """
+
+
+class Experiment(Checked, Collecting, Generic[Subject]):
     """One experiment's settings, which are checked when they are made, and what is done by them.
 
     A subclass is a frozen dataclass in a folder of :mod:`rapa_lib.experiments`, named by
@@ -59,8 +85,6 @@ class Experiment(Checked, ABC, Generic[Subject]):
     Notebooks and records have what is in it flat, beside the experiment's own parameters, and what
     a notebook leaves out is as in the part that the factory makes.
     """
-
-    name: ClassVar[str]
 
     @classmethod
     def of(cls, **parameters: Any) -> Self:
@@ -105,11 +129,6 @@ class Experiment(Checked, ABC, Generic[Subject]):
         """The fields that are parts, as they are where nothing is given."""
         factories = {one.name: one.default_factory for one in fields(cls)}
         return {name: make() for name, make in factories.items() if make is not MISSING}
-
-    @classmethod
-    def entry(cls) -> Entry:
-        """The experiment's static facts."""
-        return CATALOGUE[cls.name]
 
     def check(self, subject: Subject) -> None:
         """Raise now what measuring this subject would raise; of a network, its shapes are enough.
@@ -158,16 +177,6 @@ class Experiment(Checked, ABC, Generic[Subject]):
     def _measure(self, subject: Subject, folder: Path | None, progress: bool) -> Record:
         """Measure; write what is no JSON to the folder, if there is one."""
 
-    @classmethod
-    @abstractmethod
-    def collect(cls, records: Sequence[Record]) -> Collected:
-        """Put the records of a study's runs together.
-
-        Args:
-            records: of :meth:`measure`, each with the name of its ``run`` and the content of the
-                JSON files beside it (see :func:`rapa_lib.experiments.records.read_runs`).
-        """
-
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them, flat as :meth:`of` takes them."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -183,8 +192,9 @@ def _part_names(part: Any) -> tuple[str, ...]:
     return part.names() if isinstance(part, Recipe) else tuple(one.name for one in fields(part))
 
 
-def experiment(name: str) -> type[Experiment]:
-    """The class of an experiment by its name in the catalogue.
+def experiment(name: str) -> type[Collecting]:
+    """The class of an experiment by its name in the catalogue: an :class:`Experiment` if it has
+    runs.
 
     Raises:
         ValueError: for an unknown name.

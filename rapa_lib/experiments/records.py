@@ -108,12 +108,11 @@ def read_runs(folders: Iterable[str | Path], leaves: Iterable[str] = ()) -> list
     Raises:
         ValueError: if there is none, or a file is missing or damaged; it is named.
     """
-    records = []
+    records, beside = [], [name for name in leaves if name.endswith(".json")]
     for folder in map(Path, folders):
         record = read_object(folder / "record.json")
-        for name in leaves:
-            if name.endswith(".json"):
-                record[name.removesuffix(".json")] = read_object(folder / name)
+        for name in beside:
+            record[name.removesuffix(".json")] = read_object(folder / name)
         records.append(record | {"run": folder.name})
     if not records:
         raise ValueError("records: none to collect")
@@ -146,11 +145,12 @@ def flat_table(records: Iterable[Mapping[str, Any]], without: Iterable[str] = ()
         ValueError: if there is none, or one lacks what the others have; it is named.
     """
     rows: list[dict[str, Any]] = []
+    left_out = set(without)
     for record in records:
         row = {
             key: json.dumps(value) if isinstance(value, dict | list) else value
             for key, value in record.items()
-            if key not in without
+            if key not in left_out
         }
         if rows and set(row) != set(rows[0]):
             raise ValueError(

@@ -63,9 +63,9 @@ def test_a_restored_run_is_the_run_without_network_and_notebook(folders, tmp_pat
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\xfd7zXZ\x00half"])
 def test_a_damaged_archive_is_named(tmp_path, content):
     (tmp_path / ARCHIVE).write_bytes(content)
-    with pytest.raises(ValueError, match=f"^archive: cannot read .*{ARCHIVE}"):
+    with pytest.raises(ValueError, match=rf"^archive: cannot read .*{ARCHIVE}"):
         Archive.read(tmp_path / ARCHIVE)
-    with pytest.raises(ValueError, match="^archive: cannot read .*nowhere"):
+    with pytest.raises(ValueError, match=r"^archive: cannot read .*nowhere"):
         Archive.read(tmp_path / "nowhere")
 
 

@@ -1,5 +1,6 @@
 """The accuracy experiment's figures, and assignments as pictures."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,8 +23,10 @@ from rapa_lib.experiments.plots import (
     set_title,
     t_interval,
     tiling_order,
+    within_percent,
 )
 
+FEW_ROWS = 4  # more rows of curves than these are lower
 CROWDED = 7  # more configurations than these need room of their own
 
 MEASURES = {
@@ -31,6 +34,9 @@ MEASURES = {
     "test_error_vote": "vote of draws",
     "test_error_merged": "merged",
 }
+
+
+CURVES = {"train_loss": "training loss", "test_error": "test error (%)"}
 
 
 class _TilesInTurn(Normalize):
@@ -51,47 +57,15 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     crowded = labels.nunique() > CROWDED
     table = table.assign(label=labels.map(_in_lines) if crowded else labels)
     names = label_order(table)
+    *as_they_are, merged = MEASURES
     with mpl.rc_context(STYLE):
+        figure, panels = _lines(names) if crowded else _columns()
         # Merged networks have a scale of their own: they can be far worse.
-        if crowded:
-            lines = max(name.count("\n") + 1 for name in names)
-            figure = Figure(figsize=(WIDTH + 2, 1.4 + (0.12 + 0.15 * lines) * len(names)))
-            panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        else:
-            figure = Figure(figsize=(WIDTH, 4.8))
-            panels = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        x, y = ("value", "label") if crowded else ("label", "value")
-        palette = dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False))
-        *as_they_are, merged = MEASURES
         for axes, measures in zip(panels, (as_they_are, [merged]), strict=True):
-            long = table.melt(id_vars=["label", "seed"], value_vars=measures, var_name="measure")
-            long["measure"] = long["measure"].map(MEASURES)
-            common = {
-                "data": long, "x": x, "y": y, "hue": "measure", "order": names,
-                "palette": palette, "ax": axes, "orient": "h" if crowded else "v",
-                "hue_order": [MEASURES[measure] for measure in measures],
-            }  # fmt: skip
-            sns.stripplot(
-                **common, dodge=len(measures) > 1, jitter=False, size=4, alpha=0.5, legend=False
-            )
-            sns.pointplot(
-                **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D",
-                markersize=5, capsize=0.08, errorbar=t_interval, err_kws={"linewidth": 1.5},
-            )  # fmt: skip
-            if crowded:
-                axes.set(xlabel="test error (%)", ylabel="")
-                axes.grid(axis="y", linewidth=0.3)
-                above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(measures)}
-                axes.legend(title=None, **above)
-            else:
-                axes.set(xlabel="", ylabel="test error (%)")
-                axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+            _draw_errors(axes, table, names, measures, crowded)
+            (_finish_lines if crowded else _finish_column)(axes, len(measures))
         if not crowded:
-            panels[-1].set_xlabel("tiling")
-        if not crowded and len(names) > 5:  # side by side they would overlap
-            panels[-1].tick_params(axis="x", rotation=25)
-            for label in panels[-1].get_xticklabels():
-                label.set_horizontalalignment("right")
+            _name_columns(panels[-1], len(names))
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
         title = f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}"
@@ -99,11 +73,66 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _lines(names: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+    """Two panels beside each other, with room for a line per name."""
+    lines = max(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(WIDTH + 2, 1.4 + (0.12 + 0.15 * lines) * len(names)))
+    return figure, figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+
+
+def _columns() -> tuple[Figure, Sequence[Axes]]:
+    """Two panels below each other."""
+    figure = Figure(figsize=(WIDTH, 4.8))
+    return figure, figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+
+
+def _draw_errors(
+    axes: Axes, table: pd.DataFrame, names: list[str], measures: list[str], crowded: bool
+) -> None:
+    """Dots and diamonds of some measures; configurations along y if there are many."""
+    long = table.melt(id_vars=["label", "seed"], value_vars=measures, var_name="measure")
+    long["measure"] = long["measure"].map(MEASURES)
+    x, y = ("value", "label") if crowded else ("label", "value")
+    common = {
+        "data": long, "x": x, "y": y, "hue": "measure", "order": names, "ax": axes,
+        "palette": dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False)),
+        "hue_order": [MEASURES[measure] for measure in measures],
+        "orient": "h" if crowded else "v",
+    }  # fmt: skip
+    sns.stripplot(**common, dodge=len(measures) > 1, jitter=False, size=4, alpha=0.5, legend=False)
+    sns.pointplot(
+        **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D", markersize=5,
+        capsize=0.08, errorbar=t_interval, err_kws={"linewidth": 1.5},
+    )  # fmt: skip
+
+
+def _finish_lines(axes: Axes, n_measures: int) -> None:
+    axes.set(xlabel="test error (%)", ylabel="")
+    axes.grid(axis="y", linewidth=0.3)
+    axes.legend(title=None, loc="lower left", bbox_to_anchor=(0, 1), ncols=n_measures)
+    within_percent(axes, "x")
+
+
+def _finish_column(axes: Axes, n_measures: int) -> None:
+    axes.set(xlabel="", ylabel="test error (%)")
+    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    within_percent(axes, "y")
+
+
+def _name_columns(axes: Axes, n_names: int) -> None:
+    axes.set_xlabel("tiling")
+    if n_names > 5:  # side by side they would overlap
+        axes.tick_params(axis="x", rotation=25)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+
+
 def curves_figure(curves: pd.DataFrame) -> Figure:
     """Learning curves over epochs: a panel of training loss, one of test error, a line per tiling.
 
-    Settings that several networks of one tiling differ in have a row of panels each, with the
-    same axes; a tiling with one setting, such as the ordinary network, is in every row.
+    Settings that several networks of one tiling differ in have a row of panels each, with the same
+    axes. A tiling is in every row whose settings agree with its own: one that has a single setting,
+    such as the ordinary network, is in all of them.
 
     Args:
         curves: rows with dataset, tiling, seed, epoch, train_loss, test_error (missing where an
@@ -111,63 +140,97 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     """
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
-    parts = curves["label"].str.partition("\n")
-    curves = curves.assign(setting=parts[2], test_error=curves["test_error"].astype(float))
-    settings = [name for name in curves["setting"].unique() if name] or [""]
+    curves = curves.assign(test_error=curves["test_error"].astype(float))
     tilings = tiling_order(curves["tiling"])
     looks = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
     many = curves["seed"].nunique() > 1
+    rows = _curve_rows(curves)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.6 + 2.4 * len(settings)))
-        panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
-        for setting, row in zip(settings, panels, strict=True):
-            shown = curves[curves["setting"].isin(["", setting])]
-            _draw_curves(row, shown, tilings, looks, many)
-            if setting:
-                row[0].set_title(_in_lines(setting), size="small")
-        for left in panels[:, 0]:
-            _log_losses(left)
+        height = 2.4 if len(rows) <= FEW_ROWS else 1.7
+        figure = Figure(figsize=(WIDTH, 0.9 + height * len(rows)))
+        panels = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
+        for (title, shown), row in zip(rows.items(), panels, strict=True):
+            for axes, column in zip(row, ("train_loss", "test_error"), strict=True):
+                _draw_curves(axes, shown, column, looks, many)
+            if title:
+                row[0].set_title(_in_lines(title), size="small")
+        _scale(panels[0, 0], curves["train_loss"])
+        _scale(panels[0, 1], curves["test_error"])
         for axes in panels[:-1].flat:
             axes.set_xlabel("")
+        _legend_below(figure, panels)
         interval = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
         set_title(figure, f"{joined(curves['dataset'])}; {interval}")
     return figure
 
 
-def _draw_curves(
-    row: Sequence[Axes],
-    curves: pd.DataFrame,
-    tilings: list[str],
-    looks: Mapping[str, Any],
-    many: bool,
-) -> None:
-    """Training loss and test error over epochs, a line per tiling; bands where seeds are many."""
-    for axes, column, label in (
-        (row[0], "train_loss", "training loss"),
-        (row[1], "test_error", "test error (%)"),
-    ):
-        sns.lineplot(
-            curves.dropna(subset=column), x="epoch", y=column, hue="tiling", style="tiling",
-            hue_order=tilings, style_order=tilings, errorbar=t_interval if many else None,
-            palette=looks, ax=axes, legend=axes is row[1],
-        )  # fmt: skip
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    present = set(curves["tiling"])
-    handles, names = row[1].get_legend_handles_labels()
-    kept = [(h, n) for h, n in zip(handles, names, strict=True) if n in present]
-    row[1].legend(*zip(*kept, strict=True), fontsize="small", handlelength=2.5)
+def _curve_rows(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The curves of every row by its title: the settings that it is for, and whose they are.
 
-
-def _log_losses(axes: Axes) -> None:
-    """Losses of the first epochs would press the rest to the floor.
-
-    Last of all: on logarithmic axes seaborn would draw geometric means.
+    Settings that are part of another's get no row of their own: ``tile_init identical`` stands in
+    every row with that start, whatever the numbers of tiles.
     """
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    parts = curves["label"].str.split("\n").map(lambda words: frozenset(words[1:]))
+    order = [frozenset(label.split("\n")[1:]) for label in label_order(curves)]
+    rows = {}
+    for setting in dict.fromkeys(order):
+        if any(setting < other for other in order):
+            continue
+        mine = curves[parts == setting]
+        words = mine["label"].iloc[0].split("\n")[1:]
+        owners = ", ".join(tiling_order(mine["tiling"]))
+        title = f"{owners}: " + "\n".join(words) if words else ""
+        rows[title] = curves[parts.map(setting.issuperset)]
+    return rows
+
+
+def _draw_curves(
+    axes: Axes, curves: pd.DataFrame, column: str, looks: Mapping[str, Any], many: bool
+) -> None:
+    """One quantity over epochs, a line per tiling; bands where seeds are many."""
+    floor = curves[column].min() / 2  # logarithmic axes cannot show what lies below nothing
+
+    def band(values: pd.Series) -> tuple[float, float]:
+        low, high = t_interval(values)
+        return max(low, floor), high
+
+    sns.lineplot(
+        curves.dropna(subset=column), x="epoch", y=column, hue="tiling", style="tiling",
+        hue_order=list(looks), style_order=list(looks), errorbar=band if many else None,
+        palette=looks, ax=axes, legend=True, err_kws={"alpha": 0.12, "linewidth": 0},
+    )  # fmt: skip
+    axes.set(xlabel="epoch", ylabel=CURVES[column])
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _scale(axes: Axes, values: pd.Series) -> None:
+    """Fit the axis to the runs, not to the bands of few seeds; logarithmic where they spread.
+
+    Losses always are: those of the first epochs would press the rest to the floor. Last of all: on
+    logarithmic axes seaborn would draw geometric means.
+    """
+    low, high = values.min(), values.max()
+    spread = high / low if low > 0 else math.inf
+    if low > 0 and (values.name == "train_loss" or spread > 10):
+        axes.set_yscale("log")
+        margin = max(spread, 1.1) ** 0.05
+        axes.set_ylim(low / margin, high * margin)
+        subs = (1, 1.5, 2, 3, 5, 7) if spread < 10 else (1, 2, 5) if spread < 100 else (1,)
+        axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    else:
+        margin = 0.05 * max(high - low, 0.1)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _legend_below(figure: Figure, panels: np.ndarray) -> None:
+    """One legend for all panels, of the tilings that any of them shows."""
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    for axes in panels.flat:
+        axes.get_legend().remove()
+    columns = min(len(names), 4)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, handlelength=3)
 
 
 def _in_lines(label: str) -> str:
@@ -177,7 +240,7 @@ def _in_lines(label: str) -> str:
 
 
 def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -> Figure:
-    """Patches coloured by tile, one panel a scheme.
+    """Patches coloured by tile, one panel per scheme.
 
     Args:
         assignments: by title, the tile of every output position (L,); -1 is drawn white.

@@ -4,19 +4,18 @@ import json
 
 import pandas as pd
 import pytest
-from tiny import SHAPE, tiny_dataset
 
-from rapa_lib.experiments.acceleration.experiment import (
-    AccelerationRun,
+from rapa_lib.experiments.acceleration import Acceleration
+from rapa_lib.experiments.acceleration.networks import count_networks
+from rapa_lib.experiments.acceleration.tables import (
     acceleration_table,
     balanced_table,
-    count_networks,
     layer_times,
     network_table,
-    save_acceleration,
+    speedup_table,
+    target_table,
 )
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun, save_run
-from rapa_lib.experiments.tiles_accuracy.tables import tiles_accuracy
+from rapa_lib.experiments.records import read_runs
 from rapa_lib.runtime import SCHEDULES, AnalogArrays, balance_tiles, reachable_speedup, run_time
 
 
@@ -105,65 +104,83 @@ def test_networks_before_any_tiling(networks):
     assert twice["digital_us"].tolist() == pytest.approx((table["digital_us"] / 2).tolist())
 
 
+def test_costs_of_a_target(networks):
+    table = target_table(networks, 100, max_tiles=64).set_index(["network", "schedule"])
+    assert len(table) == 2 * len(SCHEDULES)
+    for (name, schedule), row in table.iterrows():
+        assert row["reachable"] == reachable_speedup(
+            networks[name], schedule=schedule, max_tiles=64
+        )
+    assert table["speedup"].isna().all()  # 64 tiles are too few
+    table = target_table(networks, 10).set_index(["network", "schedule"])
+    tiles = balance_tiles(networks["rapa"], target_speedup=10)
+    timed = run_time(networks["rapa"], n_tiles=tiles)
+    row = table.loc[("rapa", "pipelined")]
+    assert row["arrays"] == timed.arrays
+    single = run_time(networks["rapa"], n_tiles=1)
+    assert row["cross_points_ratio"] == timed.cross_points / single.cross_points
+
+
 def test_the_record_holds_rows_and_provenance(networks, tmp_path):
-    run = AccelerationRun(["rapa", "alexnet"], 64, max_tiles=2, max_array_size=(3, 4))
+    run = Acceleration.of(
+        networks=["rapa", "alexnet"], image_size=64, max_tiles=3, max_array_size=(3, 4),
+        target_speedup=2,
+    )  # fmt: skip
     assert run.hardware == AnalogArrays((3, 4))
     assert run.n_tiles == [1, 2]
-    table = acceleration_table(networks, run.n_tiles, run.hardware)
-    times = layer_times(networks, 2, run.hardware)
-    record = save_acceleration(tmp_path / "new", run, table, times)
-    read = json.loads((tmp_path / "new/record.json").read_text())
-    assert read == json.loads(json.dumps(record))
+    table = speedup_table(networks, run.n_tiles, run.hardware, max_tiles=3)
+    times = layer_times(networks, 2, run.hardware, max_tiles=3)
+    record = run.measure(None, tmp_path / "new")
+    (read,) = read_runs([tmp_path / "new"], run.entry().leaves)
+    assert read == record == json.loads(json.dumps(record))
     assert read["config"]["max_array_size"] == [3, 4]
     assert read["config"]["image_size"] == 64
+    assert Acceleration.of(**read["config"]) == run
     assert {"git_commit", "torch_version", "package_version"} <= set(read)
     pd.testing.assert_frame_equal(pd.DataFrame(read["rows"]), table)
     pd.testing.assert_frame_equal(pd.DataFrame(read["layers"]), times)
-    assert len(table) == 2 * 2 * len(SCHEDULES)
     assert run.count() == networks
+    assert len(run.before_tiling()) == 2
+    assert len(run.target_costs()) == 2 * len(SCHEDULES)
+
+
+def test_the_table_is_of_equal_tiles_then_of_balanced_ones(networks):
+    table = speedup_table(networks, [1, 2], max_tiles=2)
+    uniform = acceleration_table(networks, [1, 2])
+    pd.testing.assert_frame_equal(table[: len(uniform)], uniform)
+    assert set(table["assignment"][len(uniform) :]) == {"balanced"}
+    reached = {name: rows["speedup"].tolist() for name, rows in uniform.groupby("network")}
+    balanced = balanced_table(networks, reached, max_tiles=2)
+    pd.testing.assert_frame_equal(table[len(uniform) :].reset_index(drop=True), balanced)
+
+
+def test_one_run_makes_the_page_and_several_are_refused():
+    record = Acceleration.of(networks=["rapa"], max_tiles=4, target_speedup=2).measure(None)
+    collected = Acceleration.collect([record])
+    pd.testing.assert_frame_equal(collected.tables["acceleration"], pd.DataFrame(record["rows"]))
+    assert set(collected.figures) == set(Acceleration.entry().figures)
+    assert "90 %" in collected.answer[0]
+    assert json.dumps(record["config"]) in "".join(collected.body)
+    with pytest.raises(ValueError, match="records: got 2, expected one"):
+        Acceleration.collect([record, record])
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"networks": "rapa"}, TypeError, "networks: got 'rapa', expected a list"),
-        ({"networks": []}, ValueError, "networks: got none"),
+        ({"networks": "rapa"}, TypeError, "networks: got 'rapa', expected a sequence of names"),
+        ({"networks": []}, ValueError, r"networks: got \(\), expected at least one"),
         ({"networks": ["rapid"]}, ValueError, "networks: got 'rapid', allowed: rapa, alexnet"),
         ({"image_size": 0}, ValueError, "image_size: got 0"),
         ({"max_tiles": 0}, ValueError, "max_tiles: got 0"),
         ({"target_speedup": 0.5}, ValueError, "target_speedup: got 0.5"),
         ({"forward_ns": -1}, ValueError, "forward_ns: got -1"),
+        ({"analog_bias": 1}, TypeError, "analog_bias: got 1"),
+        ({"max_array_size": [3, 0]}, ValueError, "max_size"),
+        ({"batch": 3}, TypeError, "acceleration: batch: unknown; it takes networks"),
         ({"flops_per_s": 0}, ValueError, "flops_per_s: got 0"),
     ],
 )
 def test_bad_parameters_fail_when_a_run_is_made(arguments, error, message):
     with pytest.raises(error, match=message):
-        AccelerationRun(**arguments)
-
-
-def test_trained_networks_stand_beside_their_speedups(tmp_path):
-    data, runs = tiny_dataset(), {}
-    for name, changes in {
-        "plain": {"tiling": "none"},
-        "smooth": {"tiling": "none", "pooling": "avg"},  # as none of the tiled ones
-        "few": {"tile_lr_power": 0.5},
-        "many": {"tile_lr_power": 0.5, "n_tiles": (16, 4, 2)},
-        "other": {"tile_lr_power": 1.0},  # its setting has one number of tiles only
-        "fixed": {"tiling": "image"},
-    }.items():
-        run = AccuracyRun(**SHAPE | {"epochs": 1, "batch_size": 16, "draws": 2} | changes)
-        network = run.build_network(data)
-        training = run.train(network, data, progress=False)
-        errors = run.evaluate(network, data, training.scaling)
-        runs[name] = save_run(tmp_path / name, run, network, data, training, errors)
-    table = tiles_accuracy(tmp_path / name for name in runs).set_index("run")
-    assert list(table.index) == ["plain", "few", "many"]
-    # 64, 16 and 4 patches.
-    assert table["speedup"].tolist() == [1, 4, 16]
-    # The products of three convolutions and a linear layer.
-    sequential = [1, 85 / (16 + 8 + 4 + 1), 85 / (4 + 4 + 2 + 1)]
-    assert table["speedup_sequential"].tolist() == pytest.approx(sequential)
-    for name, row in table.iterrows():
-        assert row["test_error"] == runs[name]["test_error"]
-    with pytest.raises(ValueError, match="runs: none of them has tiling"):
-        tiles_accuracy([tmp_path / "fixed"])
+        Acceleration.of(**arguments)

@@ -1,21 +1,20 @@
 """The acceleration experiment's figures show the numbers of the table given, and only these."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from rapa_lib.experiments.acceleration.figures import (
-    acceleration_summary,
     bandwidth_figure,
     layer_time_figure,
     pareto_figure,
-    proportional_up_to,
     speedup_figure,
-    tradeoff_figure,
-    tradeoff_summary,
+)
+from rapa_lib.experiments.acceleration.tables import (
+    acceleration_answer,
+    acceleration_summary,
+    proportional_up_to,
 )
 from rapa_lib.experiments.plots import save_figure
-from rapa_lib.instruments.statistics import mean_interval
 
 TILES = [1, 4, 16, 64]
 
@@ -96,6 +95,21 @@ def test_the_summary_answers_from_the_table():
     assert summary.loc[("a", "sequential"), ["speed-up", "cross-points ×"]].tolist() == [20, 64]
 
 
+def test_the_answer_is_in_the_table():
+    first, second = acceleration_answer(table().sample(frac=1, random_state=0).sort_index())
+    assert first == (
+        "**The speed-up stays above 90 % of the number of tiles per layer up to: pipelined "
+        "64 tiles (b), 16 tiles (a); sequential 16 tiles (a, b).** 64 were tried at most."
+    )
+    # Where 16 tiles have the speed-up of 64 already, as sequential, their balanced half is enough.
+    assert second.startswith("Balanced tiles reach the speed-up of 64 equal ones with ")
+    assert second.endswith("50 % of their cross-points.")
+
+
+def test_without_balanced_rows_there_is_one_line():
+    assert len(acceleration_answer(table().query("assignment == 'uniform'"))) == 1
+
+
 def test_pareto_lines_by_schedule_and_assignment():
     figure = pareto_figure(table())
     assert [axes.get_title("left") for axes in figure.axes] == ["a", "b"]
@@ -136,6 +150,13 @@ def test_many_layers_are_numbered():
     ]
     figure = layer_time_figure(pd.DataFrame(rows))
     assert figure.axes[0].get_xlabel() == "layer, in the order in which they run"
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        save_figure(pareto_figure(table()), tmp_path / name)
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
 def reaches(access="random contiguous"):
@@ -198,82 +219,3 @@ def test_the_bandwidth_legend_names_what_is_drawn():
         ],
         "contiguous": ["a", "b", "order of the image", "most tiles tried"],
     }  # fmt: skip
-
-
-def errors(seeds=(0, 1, 2), epochs=(24,)):
-    return pd.DataFrame(
-        [
-            {
-                "dataset": "digits",
-                "epochs": length,
-                "tiling": tiling,
-                "n_tiles": f"{n}-{n}",
-                "seed": seed,
-                "speedup": float(n),
-                "test_error": 20.0 + 3 * t + np.log2(n) + 0.5 * seed**2 - length / 24,
-            }
-            for length in epochs
-            for t, tiling in enumerate(("none", "random"))
-            for n in ((1,) if tiling == "none" else (1, 16, 256))
-            for seed in seeds
-        ]
-    ).sample(frac=1, random_state=0)
-
-
-def test_tradeoff_shows_seeds_means_and_intervals():
-    rows = errors()
-    (axes,) = tradeoff_figure(rows).axes
-    dots = sorted(y for line in drawn(axes, "o") for _, y in line)
-    assert dots == pytest.approx(sorted(rows["test_error"]))
-    points = rows.groupby(["tiling", "speedup"])["test_error"]
-    means = sorted(y for line in drawn(axes, "D") for _, y in line)
-    assert means == pytest.approx(sorted(points.mean()))
-    bars = [bar for container in axes.containers for bar in container.lines[2]]
-    ends = sorted(tuple(path[:, 1]) for bar in bars for path in bar.get_segments())
-    intervals = sorted(mean_interval(values)[1:] for _, values in points)
-    assert np.ravel(ends) == pytest.approx(np.ravel(intervals))
-    for line in (line for line in axes.lines if line.get_marker() == "D"):
-        assert line.get_xdata() == pytest.approx(np.round(line.get_xdata()), rel=0.05)
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["none", "random"]
-    assert axes.get_title("left").startswith("digits, 24 epochs; dots: seeds")
-
-
-def test_one_seed_has_no_interval_and_says_so():
-    figure = tradeoff_figure(errors(seeds=(0,)))
-    figure.draw_without_rendering()
-    assert figure.axes[0].get_title("left").endswith("one seed")
-
-
-def test_settings_have_lines_of_their_own():
-    axes = tradeoff_figure(errors(epochs=(24, 48))).axes[0]
-    assert len(drawn(axes, "D")) == 4
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"digits, 24 epochs", "digits, 48 epochs"} < set(labels)
-
-
-def test_what_is_no_seed_is_refused():
-    rows = errors()
-    with pytest.raises(ValueError, match=r"table: seed \d occurs twice for tiling none"):
-        tradeoff_figure(pd.concat([rows, rows[rows["tiling"] == "none"]]))
-
-
-def test_the_same_table_gives_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
-        save_figure(pareto_figure(table()), tmp_path / name)
-    for suffix in (".png", ".svg"):
-        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
-
-
-def test_the_tradeoff_in_numbers():
-    rows = errors().assign(speedup_sequential=2.0)
-    rows["test_error_vote"] = rows["test_error"] - 1
-    summary = tradeoff_summary(rows)
-    assert summary["seeds"].tolist() == [3] * len(summary)
-    for row in summary.to_dict("records"):
-        part = rows[(rows["tiling"] == row["tiling"]) & (rows["n_tiles"] == row["n_tiles"])]
-        mean, low, _ = mean_interval(part["test_error"])
-        assert row["test error (%)"] == f"{mean:.2f} ± {mean - low:.2f}"
-        assert row["vote (%)"] == f"{mean - 1:.2f} ± {mean - low:.2f}"
-        assert row["speed-up, pipelined"] == f"{part['speedup'].iloc[0]:.4g}"
-    assert len(summary) == rows.groupby(["tiling", "n_tiles"]).ngroups

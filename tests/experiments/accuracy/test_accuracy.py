@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import SHAPE, same_bits, tiny_dataset
@@ -18,55 +19,50 @@ from rapa_lib import (
     evaluate,
     frozen_draws,
 )
-from rapa_lib.experiments.accuracy.experiment import (
-    LABELS,
-    AccuracyRun,
-    choose_device,
-    load_network,
-    save_run,
-)
-from rapa_lib.experiments.records import collect, git_commit, package_version
+from rapa_lib.experiments.accuracy import Accuracy
+from rapa_lib.experiments.accuracy.experiment import COLUMNS
+from rapa_lib.experiments.recipe import LATER, choose_device
+from rapa_lib.experiments.records import git_commit, package_version, read_runs
+from rapa_lib.experiments.trained import load_network
 from rapa_lib.instruments.similarity import tile_similarity
 from rapa_lib.training import load_checkpoint, save_checkpoint
 
-TINY_RUN = AccuracyRun(
-    **SHAPE, epochs=2, batch_size=16, learning_rate=0.02, draws=3, seed=6, device="cpu"
-)
+TINY = SHAPE | {
+    "epochs": 2, "batch_size": 16, "learning_rate": 0.02, "draws": 3, "seed": 6, "device": "cpu",
+}  # fmt: skip
+TINY_RUN = Accuracy.of(**TINY)
 
 
-def finish(run, folder):
-    """Train, evaluate and save; return what load_network and the record are compared with."""
-    data = tiny_dataset()
-    network = run.build_network(data)
-    training = run.train(network, data, progress=False)
-    errors = run.evaluate(network, data, training.scaling)
-    record = save_run(folder, run, network, data, training, errors)
-    return network, training, errors, record
+def changed(**changes):
+    return Accuracy.of(**TINY | changes)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """Folder, network and training as made step by step, and the record of a measurement."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, *finish(TINY_RUN, folder)
+    network, training = TINY_RUN.train(tiny_dataset(), progress=False)
+    record = TINY_RUN.measure(tiny_dataset(), folder, progress=False)
+    return folder, network, training, record
 
 
 # --- What a run leaves ------------------------------------------------------------------------
 
 
 def test_a_saved_network_comes_back_bit_by_bit(finished):
-    folder, network, training, *_ = finished
-    loaded, scaling, run = load_network(folder / "network.pt")
+    folder, network, training, _ = finished
+    loaded, scaling, recipe = load_network(folder / "network.pt")
     assert same_bits(loaded.state_dict(), network.state_dict())
     assert scaling == training.scaling
     assert isinstance(scaling, InputScaling)
     assert not any(m.training for m in loaded.modules())
-    assert run.parameters() == TINY_RUN.parameters()
+    assert recipe.flat() == TINY_RUN.recipe.flat()
     x = scaling(tiny_dataset().test_images)
     with torch.no_grad(), frozen_draws(network.eval(), 3), frozen_draws(loaded, 3):
         logits = loaded(x)
         assert torch.equal(logits, network(x))
     with torch.no_grad(), frozen_draws(loaded, 4):
-        assert not torch.equal(loaded(x), logits)  # it draws lots as the original does
+        assert not torch.equal(loaded(x), logits)  # it draws as the original does
 
 
 @pytest.mark.parametrize(
@@ -81,19 +77,21 @@ def test_a_saved_network_comes_back_bit_by_bit(finished):
     ids=str,
 )
 def test_every_kind_of_network_comes_back(tmp_path, changes):
-    run = replace(TINY_RUN, epochs=1, **changes)
-    network, training, *_ = finish(run, tmp_path)
+    run = changed(epochs=1, **changes)
+    run.measure(tiny_dataset(), tmp_path, progress=False)
+    network, training = run.train(tiny_dataset(), progress=False)
     loaded, _, again = load_network(str(tmp_path / "network.pt"), "cpu")
     x = training.scaling(tiny_dataset().test_images)
     with torch.no_grad(), frozen_draws(network.eval(), 3), frozen_draws(loaded, 3):
         assert torch.equal(loaded(x), network(x))
-    assert again.parameters() == run.parameters()
+    assert again.flat() == run.recipe.flat()
 
 
-def test_the_loaded_run_measures_the_same_errors(finished):
-    folder, *_, errors, _ = finished
-    network, scaling, run = load_network(folder / "network.pt")
-    assert run.evaluate(network, tiny_dataset(), scaling) == errors
+def test_the_loaded_network_has_the_errors_of_the_record(finished):
+    folder, *_, record = finished
+    network, scaling, recipe = load_network(folder / "network.pt")
+    errors = asdict(replace(TINY_RUN, recipe=recipe).test(network, tiny_dataset(), scaling))
+    assert errors == {name: record[name] for name in errors}
 
 
 def test_loading_draws_nothing_from_the_caller_s_generator(finished):
@@ -103,9 +101,18 @@ def test_loading_draws_nothing_from_the_caller_s_generator(finished):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def untimed(history):
+    return [{k: value for k, value in row.items() if k != "seconds"} for row in history]
+
+
+BESIDE = ("curve", "similarity", "run")
+
+
 def test_the_record_says_what_was_run_and_found(finished):
-    folder, network, training, errors, record = finished
-    assert json.loads((folder / "record.json").read_text()) == record
+    folder, network, training, record = finished
+    written = json.loads((folder / "record.json").read_text())
+    assert written == {name: value for name, value in record.items() if name not in BESIDE}
+    errors = asdict(TINY_RUN.test(network, tiny_dataset(), training.scaling))
     expected = {
         "dataset": "tiny bands",
         "tiling": "random",
@@ -115,7 +122,6 @@ def test_the_record_says_what_was_run_and_found(finished):
         "seed": 6,
         "epochs": 2,
         "n_parameters": count_parameters(network),
-        "train_seconds": round(training.seconds, 3),
         "git_commit": git_commit(),
         "package_version": package_version(),
         "torch_version": torch.__version__,
@@ -123,40 +129,48 @@ def test_the_record_says_what_was_run_and_found(finished):
         "threads": torch.get_num_threads(),
         "data_fingerprint": tiny_dataset().fingerprint,
         "config": TINY_RUN.parameters(),
-    } | asdict(errors)
+    } | errors
     assert {key: record[key] for key in expected} == expected
     assert {
         "test_error", "test_error_std_draws", "test_error_vote", "test_error_merged", "draws",
     } <= set(record)  # fmt: skip
     assert record["draws"] == 3
+    assert record["train_seconds"] > 0
+
+
+def test_the_record_has_the_speedups_of_the_network_s_tiles(finished):
+    """64, 16 and 4 patches on 4, 2 and 1 tiles, and a linear layer."""
+    *_, record = finished
+    assert record["speedups"] == pytest.approx(
+        {"pipelined": 4, "sequential": (64 + 16 + 4 + 1) / (16 + 8 + 4 + 1)}
+    )
 
 
 def test_the_record_s_errors_are_those_of_the_network(finished):
-    folder, network, training, _, record = finished
+    _, network, training, record = finished
     again = [
         evaluate(network, tiny_dataset(), training.scaling, draws=3, seed=seed) for seed in (0, 1)
     ]
     # Other draws, same network: what does not depend on draws is equal, the rest is near.
     assert {e.test_error_merged for e in again} == {record["test_error_merged"]}
     assert all(abs(e.test_error - record["test_error"]) < 25 for e in again)
-    assert folder.joinpath("record.json").exists()
 
 
 def test_the_config_makes_the_run_again(finished):
     record = finished[-1]
-    run = AccuracyRun(**record["config"])
-    assert run.parameters() == TINY_RUN.parameters()
-    assert set(record["config"]) == {f.name for f in fields(AccuracyRun) if f.init}
-    network = run.build_network(tiny_dataset())
-    run.train(network, tiny_dataset(), progress=False)
+    run = Accuracy.of(**record["config"])
+    assert run == TINY_RUN
+    assert set(record["config"]) == set(Accuracy.names()) - set(LATER)
+    network, _ = run.train(tiny_dataset(), progress=False)
     assert same_bits(network.state_dict(), finished[1].state_dict())
 
 
 def test_the_curve_is_the_training_s_history_with_labels(finished):
-    folder, _, training, _, record = finished
+    folder, _, training, record = finished
     curve = json.loads((folder / "curve.json").read_text())
-    assert curve.pop("history") == training.history
-    assert curve == {label: record[label] for label in LABELS}
+    assert curve == record["curve"]
+    assert untimed(curve.pop("history")) == untimed(training.history)
+    assert curve == {label: record[label] for label in COLUMNS}
     assert len(training.history) == 2
 
 
@@ -167,15 +181,43 @@ def test_nothing_but_the_four_files_is_left(finished):
         "record.json",
         "similarity.json",
     ]
+    assert {p.name for p in finished[0].iterdir()} == {"record.json", *Accuracy.entry().leaves}
 
 
-def test_records_of_runs_collect_into_a_table(finished, tmp_path):
-    other = replace(TINY_RUN, epochs=1, tiling="none", seed=0)
-    finish(other, tmp_path)
-    table = collect([finished[0] / "record.json", tmp_path / "record.json"], LABELS)
+def test_without_a_folder_nothing_is_written_and_the_record_is_the_same(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    record = TINY_RUN.measure(tiny_dataset(), progress=False)
+    assert not list(tmp_path.iterdir())
+    assert record.pop("run") == "this run"
+    loose = ("run", "train_seconds", "curve")
+    assert {k: v for k, v in record.items() if k not in loose} == {
+        k: v for k, v in finished[-1].items() if k not in loose
+    }
+    assert untimed(record["curve"]["history"]) == untimed(finished[2].history)
+
+
+def test_records_of_runs_collect_into_tables(finished, tmp_path):
+    changed(epochs=1, tiling="none", seed=0).measure(tiny_dataset(), tmp_path, progress=False)
+    records = read_runs([finished[0], tmp_path], Accuracy.entry().leaves)
+    collected = Accuracy.collect(records)
+    table, curves = collected.tables["accuracy"], collected.tables["accuracy_curves"]
     assert table["tiling"].tolist() == ["none", "random"]
     assert table["n_tiles"].tolist() == ["1-1-1", "4-2-1"]
     assert [json.loads(text)["seed"] for text in table["config"]] == [0, 6]
+    assert not {"speedups", "curve", "similarity"} & set(table)
+    assert table["run"].tolist() == [tmp_path.name, finished[0].name]
+    assert curves[["tiling", "epoch"]].to_numpy().tolist() == [
+        ["none", 1], ["random", 1], ["random", 2],
+    ]  # fmt: skip
+    history = finished[2].history
+    assert curves["train_loss"].tolist()[1:] == [row["train_loss"] for row in history]
+    (line,) = collected.answer
+    errors = table.set_index("tiling")["test_error"]
+    assert f"ordinary networks (`none`) {errors['none']:.1f}" in line
+    assert f"RAPA networks (`random`) {errors['random']:.1f} %" in line
+    pd.testing.assert_frame_equal(Accuracy.collect(records[::-1]).tables["accuracy"], table)
 
 
 def test_the_record_is_written_last_so_that_it_proves_the_rest(tmp_path, monkeypatch):
@@ -187,26 +229,30 @@ def test_the_record_is_written_last_so_that_it_proves_the_rest(tmp_path, monkeyp
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", note)
-    finish(replace(TINY_RUN, epochs=1), tmp_path)
-    files = ["network.pt", "curve.json", "similarity.json", "record.json"]
-    assert [name for name in written if "." in name] == files
+    changed(epochs=1).measure(tiny_dataset(), tmp_path, progress=False)
+    names = [name for name in written if "." in name]
+    assert names[0] == "resume.pt"
+    assert names[-1] == "record.json"
+    assert sorted(names[1:-1]) == sorted(Accuracy.entry().leaves)
 
 
-def test_a_folder_that_cannot_be_written_is_named(finished, tmp_path):
-    _, network, training, errors, _ = finished
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(Accuracy, "train", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"^output: cannot write to .*file/run"):
-        save_run(tmp_path / "file" / "run", TINY_RUN, network, tiny_dataset(), training, errors)
+        TINY_RUN.measure(tiny_dataset(), tmp_path / "file" / "run", progress=False)
 
 
 def test_numbers_of_numpy_reach_the_record_and_come_back(tmp_path):
     """A grid made with numpy must not cost a finished training."""
     numbers = {"seed": np.int64(6), "learning_rate": np.float64(0.02), "epochs": np.int32(1)}
-    run = replace(TINY_RUN, n_tiles=tuple(np.array([4, 2, 1])), **numbers)
-    *_, record = finish(run, tmp_path)
+    run = changed(n_tiles=tuple(np.array([4, 2, 1])), **numbers)
+    record = run.measure(tiny_dataset(), tmp_path, progress=False)
     assert record["config"]["learning_rate"] == 0.02
     _, _, again = load_network(tmp_path / "network.pt")
-    assert (again.seed, again.learning_rate, list(again.n_tiles)) == (6, 0.02, [4, 2, 1])
+    assert (again.seed, again.training.learning_rate, list(again.network.n_tiles)) == (
+        6, 0.02, [4, 2, 1],
+    )  # fmt: skip
 
 
 # --- Seeds ------------------------------------------------------------------------------------
@@ -215,11 +261,11 @@ def test_numbers_of_numpy_reach_the_record_and_come_back(tmp_path):
 def test_the_seed_decides_the_network_and_the_caller_s_generator_does_not():
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = TINY_RUN.build_network(tiny_dataset())
+    first = TINY_RUN.recipe.build(tiny_dataset())
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert same_bits(first.state_dict(), TINY_RUN.build_network(tiny_dataset()).state_dict())
-    other = replace(TINY_RUN, seed=7).build_network(tiny_dataset())
+    assert same_bits(first.state_dict(), TINY_RUN.recipe.build(tiny_dataset()).state_dict())
+    other = changed(seed=7).recipe.build(tiny_dataset())
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
 
 
@@ -228,8 +274,7 @@ def test_all_arguments_reach_the_network_and_the_training():
         "tiling": "image", "n_tiles": (4, 1), "tile_init": "identical", "channels": (3, 5),
         "kernel_sizes": (1, 5), "pooling": "mixed", "activation": "gelu", "normalisation": "group",
     }  # fmt: skip
-    run = AccuracyRun(**changes, device="cpu")
-    network = run.build_network(tiny_dataset())
+    network = Accuracy.of(**changes, device="cpu").recipe.build(tiny_dataset())
     expected = RapaConvNet(2, 3, 8, **changes)
     assert str(network) == str(expected)
     assert network.features[0][0].tile_init == "identical"
@@ -237,40 +282,47 @@ def test_all_arguments_reach_the_network_and_the_training():
         "epochs": 3, "batch_size": 7, "learning_rate": 0.3, "momentum": 0.2, "weight_decay": 0.1,
         "tile_lr_power": 0.4, "mirror": True, "max_shift": 2, "seed": 9,
     }  # fmt: skip
-    assert AccuracyRun(**config, device="cpu").training_config() == TrainConfig(**config)
-    assert set(config) == {f.name for f in fields(TrainConfig)}
+    assert Accuracy.of(**config, device="cpu").recipe.training == TrainConfig(**config)
+    assert set(config) == {f.name for f in fields(TrainConfig)} - set(LATER)
 
 
-def test_load_data_takes_the_part_and_the_size_that_are_asked_for():
-    run = AccuracyRun(dataset="mnist5k", n_train=20, n_test=10, image_size=8, device="cpu")
-    data = run.load_data()
+def test_the_data_are_the_part_and_the_size_that_are_asked_for():
+    part = {"dataset": "mnist5k", "n_train": 20, "n_test": 10, "image_size": 8}
+    run = changed(**part, epochs=1, batch_size=10)
+    data = run.recipe.data.load()
     assert data.train_images.shape == (20, 1, 8, 8)
     assert data.test_images.shape == (10, 1, 8, 8)
     assert data.train_labels.bincount().tolist() == [2] * 10
-    run = replace(run, **SHAPE, epochs=1, batch_size=10)
     run.check(data)
-    assert run.build_network(data)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert run.recipe.build(data)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
-    data = tiny_dataset()
-    network = TINY_RUN.build_network(data)
-    TINY_RUN.train(network, data, resume=tmp_path / "resume.pt", progress=False)
-    again = TINY_RUN.build_network(data)
-    training = TINY_RUN.train(again, data, resume=tmp_path / "resume.pt", progress=False)
-    assert same_bits(network.state_dict(), again.state_dict())
-    assert len(training.history) == 2
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
+    """The training is whole, the test is not: the next measurement trains no step."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accuracy, "test", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            TINY_RUN.measure(tiny_dataset(), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
+    record = TINY_RUN.measure(tiny_dataset(), tmp_path, progress=False)
+    assert untimed(record["curve"]["history"]) == untimed(finished[2].history)
+    assert record["test_error"] == finished[-1]["test_error"]
+    assert not (tmp_path / "resume.pt").exists()
+    network = load_network(tmp_path / "network.pt")[0]
+    assert same_bits(network.state_dict(), finished[1].state_dict())
 
 
 @pytest.mark.parametrize("changes", [{"pooling": "avg"}, {"tiling": "image"}], ids=str)
 def test_an_interrupted_run_is_not_continued_as_another(tmp_path, changes):
     """Same folder, same shapes, another network: a mixture of both is no result."""
-    data, one = tiny_dataset(), replace(TINY_RUN, epochs=1)
-    one.train(one.build_network(data), data, resume=tmp_path / "resume.pt", progress=False)
-    other = replace(one, **changes)
-    network = other.build_network(data)
+    data = tiny_dataset()
+    changed(epochs=1).train(data, folder=tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"checkpoint: .*resume.pt"):
-        other.train(network, data, resume=tmp_path / "resume.pt", progress=False)
+        changed(epochs=1, **changes).train(data, folder=tmp_path, progress=False)
 
 
 # --- Errors -----------------------------------------------------------------------------------
@@ -278,7 +330,7 @@ def test_an_interrupted_run_is_not_continued_as_another(tmp_path, changes):
 
 def test_a_run_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
-        TINY_RUN.seed = 1
+        TINY_RUN.draws = 1
 
 
 @pytest.mark.parametrize(
@@ -302,7 +354,7 @@ def test_a_run_cannot_be_changed():
 )
 def test_bad_values_are_named_when_the_run_is_made(arguments, error, message):
     with pytest.raises(error, match=f"^{message}"):
-        AccuracyRun(**{"device": "cpu"} | arguments)
+        Accuracy.of(**{"device": "cpu"} | arguments)
 
 
 @pytest.mark.parametrize(
@@ -325,11 +377,11 @@ def test_bad_values_are_named_when_the_run_is_made(arguments, error, message):
 def test_bad_networks_and_data_are_named_when_the_run_is_made(arguments, error, message):
     """No data are needed to know that these are wrong."""
     with pytest.raises(error, match=f"^{message}"):
-        AccuracyRun(**{"device": "cpu"} | arguments)
+        Accuracy.of(**{"device": "cpu"} | arguments)
 
 
 def test_a_folder_may_be_a_path_and_still_be_recorded(tmp_path):
-    run = replace(TINY_RUN, dataset=tmp_path, data_root=tmp_path)
+    run = changed(dataset=tmp_path, data_root=tmp_path)
     config = json.loads(json.dumps(run.parameters()))
     assert (config["dataset"], config["data_root"]) == (str(tmp_path), str(tmp_path))
 
@@ -338,7 +390,7 @@ def test_a_folder_may_be_a_path_and_still_be_recorded(tmp_path):
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_a_gpu_that_is_not_there_is_refused(name, finished):
     message = f"device: got '{name}', allowed: auto, cpu (this machine has no usable GPU)"
-    for make in (choose_device, lambda n: AccuracyRun(device=n)):
+    for make in (choose_device, lambda n: Accuracy.of(device=n)):
         with pytest.raises(ValueError, match=re.escape(message)):
             make(name)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -353,13 +405,13 @@ def test_auto_is_a_device_that_is_there():
 
 def test_an_unknown_data_set_is_named_with_those_there_are():
     with pytest.raises(ValueError, match=r"got 'cifar11', allowed: mnist5k, cifar10, .*folder"):
-        AccuracyRun(dataset="cifar11", device="cpu").load_data()
+        Accuracy.of(dataset="cifar11", device="cpu").recipe.data.load()
 
 
 def test_more_images_than_there_are_is_named():
-    run = AccuracyRun(dataset="mnist5k", n_train=4001, device="cpu")
+    run = Accuracy.of(dataset="mnist5k", n_train=4001, device="cpu")
     with pytest.raises(ValueError, match=r"^n_train: got 4001, allowed: 1 to 4000"):
-        run.load_data()
+        run.recipe.data.load()
 
 
 @pytest.mark.parametrize(
@@ -375,13 +427,13 @@ def test_more_images_than_there_are_is_named():
 )
 def test_check_finds_what_the_data_forbid(changes, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        replace(TINY_RUN, **changes).check(tiny_dataset())
+        changed(**changes).check(tiny_dataset())
 
 
 def test_check_passes_what_runs_and_draws_nothing():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    replace(TINY_RUN, batch_size=48, n_tiles=(64, 16, 4)).check(tiny_dataset())
+    changed(batch_size=48, n_tiles=(64, 16, 4)).check(tiny_dataset())
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -410,8 +462,7 @@ def test_a_network_file_with_a_changed_weight_is_named(finished, tmp_path):
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):
-    data, one = tiny_dataset(), replace(TINY_RUN, epochs=1)
-    one.train(one.build_network(data), data, resume=tmp_path / "resume.pt", progress=False)
+    changed(epochs=1).train(tiny_dataset(), folder=tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"path: .*resume.pt"):
         load_network(tmp_path / "resume.pt")
     (tmp_path / "text.pt").write_text("no network")
@@ -429,23 +480,21 @@ def test_a_network_file_with_a_missing_tensor_is_named(finished, tmp_path):
 
 def test_threads_are_those_that_the_run_asks_for():
     before = torch.get_num_threads()
-    seen = []
-    run = replace(TINY_RUN, epochs=1, batch_size=48, threads=before + 1)
-    network = run.build_network(tiny_dataset())
-    network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     try:
-        run.train(network, tiny_dataset(), progress=False)
-        assert set(seen) == {before + 1}
+        changed(epochs=1, batch_size=48, threads=before + 1).train(tiny_dataset(), progress=False)
+        assert torch.get_num_threads() == before + 1
+        record = changed(epochs=1, threads=before + 2).measure(tiny_dataset(), progress=False)
+        assert torch.get_num_threads() == record["threads"] == before + 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_the_tiles_are_recorded_while_they_learn(tmp_path):
-    run = replace(TINY_RUN, epochs=3, similarity_every=2, penalty_every=3)
-    finish(run, tmp_path)
+    run = changed(epochs=3, similarity_every=2, penalty_every=3)
+    run.measure(tiny_dataset(), tmp_path, progress=False)
     content = json.loads((tmp_path / "similarity.json").read_text())
     rows = content.pop("measurements")
-    assert set(content) == set(LABELS)
+    assert set(content) == set(COLUMNS)
     assert [row["epoch"] for row in rows] == [0, 2, 3]
     assert [sorted(set(row) - {"epoch"}) for row in rows] == [
         ["penalty", "similarity"],
@@ -469,7 +518,7 @@ def test_the_tiles_are_recorded_while_they_learn(tmp_path):
         ({"tiling": "random_fixed"}, {"similarity"}),  # no expectation to take
     ],
 )
-def test_only_what_there_is_is_recorded(tmp_path, changes, kinds):
-    finish(replace(TINY_RUN, epochs=1, penalty_every=1, **changes), tmp_path)
-    rows = json.loads((tmp_path / "similarity.json").read_text())["measurements"]
+def test_only_what_there_is_is_recorded(changes, kinds):
+    run = changed(epochs=1, penalty_every=1, **changes)
+    rows = run.measure(tiny_dataset(), progress=False)["similarity"]["measurements"]
     assert [set(row) - {"epoch"} for row in rows] == ([kinds] * 2 if kinds else [])

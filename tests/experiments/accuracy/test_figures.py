@@ -16,11 +16,11 @@ from rapa_lib import draw_assignment
 from rapa_lib.experiments.accuracy.figures import (
     MEASURES,
     accuracy_figure,
-    accuracy_summary,
     assignment_figure,
     curves_figure,
 )
-from rapa_lib.experiments.plots import save_figure, tiling_order
+from rapa_lib.experiments.accuracy.tables import accuracy_answer, accuracy_summary
+from rapa_lib.experiments.plots import label_order, save_figure, tiling_order
 from rapa_lib.instruments.statistics import mean_interval
 
 TILINGS = ("none", "image", "random")
@@ -165,6 +165,17 @@ def test_tiling_order():
     assert tiling_order(names) == ["none", "image", "random", "perforated", "enlarged", "mine"]
 
 
+def test_labels_stand_by_tiling_and_their_numbers_by_size():
+    labels = [
+        "random\nn_tiles 128-32-8",
+        "random\nn_tiles 16-4-1",
+        "none",
+        "random\nn_tiles 64-1-1",
+    ]
+    table = pd.DataFrame({"label": labels, "tiling": [text.split("\n")[0] for text in labels]})
+    assert label_order(table) == [labels[2], labels[1], labels[3], labels[0]]
+
+
 def test_figures_leave_the_caller_s_table_and_style_alone():
     style = dict(mpl.rcParams)
     table, curves = accuracy_table(), curves_table()
@@ -236,29 +247,62 @@ def curves_shown(axes):
     }
 
 
+def colours(figure):
+    """The legend's colours by tiling."""
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(names, [line.get_color() for line in legend.get_lines()], strict=True))
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1), (2, 5, 9)], ids=len)
 def test_curves_are_means_over_seeds(seeds):
     curves = curves_table(seeds)
     figure = curves_figure(curves)
     left, right = figure.axes
-    texts = right.get_legend().get_texts()
-    assert [text.get_text() for text in texts] == list(TILINGS)
-    colours = [line.get_color() for line in right.get_legend().get_lines()]
+    assert list(colours(figure)) == list(TILINGS)
     for axes, column in ((left, "train_loss"), (right, "test_error")):
         shown = curves_shown(axes)
-        assert set(shown) == set(colours)
-        for tiling, colour in zip(TILINGS, colours, strict=True):
+        assert set(shown) == set(colours(figure).values())
+        for tiling, colour in colours(figure).items():
             means = curves[curves["tiling"] == tiling].groupby("epoch")[column].mean()
             assert shown[colour] == pytest.approx(list(means))
     assert left.get_yscale() == "log"
-    said = left.get_title(loc="left")
-    assert said == (
+    assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "test error (%)"]
+    title = figure.get_suptitle()
+    assert title == (
         "digits; one seed"
         if len(seeds) == 1
         else "digits; means over seeds, bands: 95 % t-intervals"
     )
     bands = [len(axes.collections) for axes in figure.axes]
     assert bands == ([0, 0] if len(seeds) == 1 else [3, 3])
+
+
+def test_wide_bands_of_few_seeds_do_not_press_the_curves_together():
+    curves = curves_table((0, 1))
+    curves.loc[curves["seed"] == 1, ["train_loss", "test_error"]] *= 3
+    curves["test_error"] += 20
+    for axes, column in zip(curves_figure(curves).axes, ("train_loss", "test_error"), strict=True):
+        low, high = axes.get_ylim()
+        values = curves[column]
+        assert 0.6 * values.min() < low <= values.min()
+        assert values.max() <= high < 1.3 * values.max()
+
+
+def test_epochs_that_were_not_tested_are_left_out():
+    curves = curves_table((0, 1))
+    curves["test_error"] = curves["test_error"].astype(object).where(curves["epoch"] % 2 == 0, None)
+    left, right = curves_figure(curves).axes
+    assert {len(values) for values in curves_shown(left).values()} == {4}
+    assert {len(values) for values in curves_shown(right).values()} == {2}
+
+
+@pytest.mark.parametrize("ratio", [2, 50])
+def test_errors_that_spread_tenfold_have_logarithmic_axes(ratio):
+    curves = curves_table((0,))
+    curves["test_error"] = np.linspace(1, ratio, len(curves))
+    right = curves_figure(curves).axes[1]
+    assert right.get_yscale() == ("log" if ratio > 10 else "linear")
 
 
 def test_bands_are_t_intervals():
@@ -304,20 +348,51 @@ def test_curves_of_other_configurations_are_not_averaged(column, value):
         assert not np.isclose(shown.astype(float), mean).any()
 
 
-def test_curves_of_many_configurations_have_a_row_a_tiling():
+def row_title(axes):
+    return axes.get_title(loc="left").replace("\n", " ")
+
+
+def test_settings_have_rows_in_which_the_tilings_stand_together():
     curves = crowded(curves_table((0, 1)))
     figure = curves_figure(curves)
     rows = np.reshape(figure.axes, (-1, 2))
-    for tiling, (left, right) in zip(TILINGS, rows, strict=True):
-        assert right.get_legend().get_title().get_text() == tiling
-        told = [text.get_text() for text in right.get_legend().get_texts()]
-        settings = [(pooling, epochs) for pooling in ("avg", "max") for epochs in (4, 8)]
-        assert sorted(told) == [f"pooling {p}, epochs {e}" for p, e in settings]
-        mine = curves[curves["tiling"] == tiling].groupby(["pooling", "epochs", "epoch"])
-        for axes, column in ((left, "train_loss"), (right, "test_error")):
-            means = mine[column].mean().groupby(["pooling", "epochs"]).agg(list)
-            shown = [curve for curve in curves_shown(axes).values() if curve]
-            assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(means)))
+    settings = [(pooling, epochs) for pooling in ("avg", "max") for epochs in (4, 8)]
+    assert [row_title(left) for left, _ in rows] == [
+        f"none, image, random: pooling {p}, epochs {e}" for p, e in settings
+    ]
+    for (pooling, epochs), row in zip(settings, rows, strict=True):
+        mine = curves[(curves["pooling"] == pooling) & (curves["epochs"] == epochs)]
+        for axes, column in zip(row, ("train_loss", "test_error"), strict=True):
+            shown = curves_shown(axes)
+            for tiling, colour in colours(figure).items():
+                means = mine[mine["tiling"] == tiling].groupby("epoch")[column].mean()
+                assert shown[colour] == pytest.approx(list(means))
+    assert len({axes.get_ylim() for axes in rows[:, 0]}) == 1
+    assert len({axes.get_ylim() for axes in rows[:, 1]}) == 1
+
+
+def test_a_tiling_stands_in_every_row_that_its_settings_agree_with():
+    """``none`` has one setting, ``image`` two starts, ``random`` these and two learning rates."""
+    curves = curves_table((0,))
+    labels = {
+        "none": ["none"],
+        "image": ["image\nstart a", "image\nstart b"],
+        "random": ["random\nstart a\nrate 1", "random\nstart a\nrate 2"],
+    }
+    parts = [
+        curves[curves["tiling"] == tiling].assign(label=label)
+        for tiling, names in labels.items()
+        for label in names
+    ]
+    figure = curves_figure(pd.concat(parts))
+    rows = np.reshape(figure.axes, (-1, 2))
+    named = {colour: tiling for tiling, colour in colours(figure).items()}
+    shown = {row_title(left): {named[c] for c in curves_shown(left)} for left, _ in rows}
+    assert shown == {
+        "image: start b": {"none", "image"},
+        "random: start a, rate 1": {"none", "image", "random"},
+        "random: start a, rate 2": {"none", "image", "random"},
+    }
 
 
 # --- Assignments ------------------------------------------------------------------------------
@@ -376,7 +451,7 @@ def test_the_summary_by_hand():
     assert [s[:5] for s in summary["mean softmax (%)"]] == ["20.62", "27.62", "34.62"]
     assert [s[:5] for s in summary["merged (%)"]] == ["23.38", "30.38", "37.38"]
     assert summary["parameters"].tolist() == ["235,000", "236,000", "237,000"]
-    assert summary["seconds an epoch"].tolist() == ["2.8", "5.2", "7.8"]  # 11, 21, 31 over 4
+    assert summary["seconds per epoch"].tolist() == ["2.8", "5.2", "7.8"]  # 11, 21, 31 over 4
     assert summary["n_tiles"].tolist() == ["1-1-1", "16-4-1", "16-4-1"]
 
 
@@ -406,6 +481,26 @@ def test_runs_that_differ_in_any_parameter_are_no_seeds_of_each_other():
     summary = accuracy_summary(pd.concat([table, other], ignore_index=True))
     assert summary["seeds"].tolist() == [2] * 6
     assert "90.00 ± 0.00" in set(summary["test error (%)"])
+
+
+def test_the_answer_compares_the_ordinary_with_rapa():
+    table = accuracy_table().assign(draws=lambda rows: np.where(rows["tiling"] == "random", 5, 1))
+    assert accuracy_answer(table) == [
+        "**Mean test error: ordinary networks (`none`) 21.2 %; RAPA networks (`random`) 35.2 %.** "
+        "A vote over draws changes it by -0.5 points."
+    ]
+    others = table[table["tiling"] == "image"]
+    assert accuracy_answer(others) == ["**Mean test error: the least, 28.2 %, has `image`.**"]
+
+
+def test_intervals_beyond_what_errors_can_be_are_cut():
+    table = accuracy_table((0, 1))
+    table.loc[table["seed"] == 1, list(MEASURES)] *= 1.9
+    for rows, axis in ((table, "y"), (crowded(table), "x")):
+        for axes in accuracy_figure(rows).axes:
+            low, high = getattr(axes, f"get_{axis}lim")()
+            assert low >= -2
+            assert high <= 102
 
 
 # --- Files ------------------------------------------------------------------------------------
