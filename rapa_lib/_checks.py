@@ -153,7 +153,7 @@ def several(
     def check(name: str, value: Any) -> tuple:
         values = tuple(each(name, one) for one in check_sequence(name, value, of))
         if not values and not empty:
-            raise ValueError(f"{name}: got none, expected at least one of {of}")
+            raise ValueError(f"{name}: got {values}, expected at least one ({of})")
         if distinct and len(set(values)) < len(values):
             raise ValueError(f"{name}: got {values}, expected different {of}")
         return values

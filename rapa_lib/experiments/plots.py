@@ -1,8 +1,10 @@
 """What all figures share: style, files, the names of configurations, intervals."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -13,8 +15,7 @@ from matplotlib.figure import Figure
 
 from rapa_lib._files import whole_file
 from rapa_lib.instruments.statistics import mean_interval
-from rapa_lib.layers.tiling import TILINGS
-from rapa_lib.networks.network import CONTROLS
+from rapa_lib.networks import kind_names
 
 WIDTH = 7.0  # inches: a column of text
 
@@ -65,7 +66,7 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
 def tiling_order(tilings: pd.Series) -> list[str]:
     """The tilings that occur, in the order in which the study names them."""
     present = set(tilings)
-    known = [name for name in (*TILINGS, *CONTROLS) if name in present]
+    known = [name for name in kind_names() if name in present]
     return known + sorted(present - set(known))
 
 
@@ -75,8 +76,14 @@ def label_order(table: pd.DataFrame) -> list[str]:
     return [
         label
         for tiling in tiling_order(table["tiling"])
-        for label in sorted(labels.loc[labels["tiling"] == tiling, "label"])
+        for label in sorted(labels.loc[labels["tiling"] == tiling, "label"], key=_by_numbers)
     ]
+
+
+def _by_numbers(text: str) -> list[tuple[bool, float, str]]:
+    """Sorts numbers in texts by their values."""
+    parts = re.findall(r"\d+(?:\.\d+)?|\D+", text)
+    return [(True, float(p), "") if p[0].isdigit() else (False, 0.0, p) for p in parts]
 
 
 def with_interval(values: pd.Series, digits: int = 2, *, sign: bool = False) -> str:
@@ -102,3 +109,17 @@ def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:
         axes.set_title(text)
     else:
         figure.suptitle(textwrap.fill(text, 90), x=0.01, ha="left", size="medium")
+
+
+def log_axes(axes: Axes, y: bool = True) -> None:
+    """Logarithmic axes for numbers of tiles: plain numbers at powers of four along x."""
+    axes.set_xscale("log", base=4)
+    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    if y:
+        axes.set_yscale("log")
+
+
+def within_percent(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Cut an axis of percentages to 0 to 100: intervals of few seeds can reach far beyond."""
+    low, high = getattr(axes, f"get_{axis}lim")()
+    getattr(axes, f"set_{axis}lim")(max(low, -2), min(high, 102))

@@ -1,7 +1,8 @@
-"""Records: one JSON file a run, with the provenance of its numbers; pandas collects them."""
+"""Records: one JSON file per run, with the provenance of its numbers; pandas collects them."""
 
 import functools
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -73,40 +74,132 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all; numbers that are not finite are refused."""
     text = json.dumps(content, indent=1, allow_nan=False)
     with whole_file(path) as part:
-        part.write_text(text + "\n")
+        part.write_text(text + "\n", encoding="utf-8")
 
 
-def collect(records: Iterable[str | Path], sort_by: Iterable[str]) -> pd.DataFrame:
-    """Read records into a table, one row each.
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: tuples become lists, tables rows, what is not finite null.
 
     Args:
-        records: JSON files; nested values become JSON text, the folder's name is column ``run``.
-        sort_by: columns that order the rows.
+        value: dicts, sequences, tables, numbers and strings, nested.
+    """
+    if isinstance(value, pd.DataFrame):
+        return plain(value.astype(object).where(value.notna(), None).to_dict("records"))
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_runs(folders: Iterable[str | Path], leaves: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Read the records of runs.
+
+    Args:
+        folders: of finished runs.
+        leaves: names of files beside the record; JSON files are read as well, their content is
+            under the name without suffix.
+
+    Returns:
+        The records, each with its folder's name as ``run``.
 
     Raises:
-        ValueError: if there is none, or one is damaged or lacks what the others have; it is named.
+        ValueError: if there is none, or a file is missing or damaged; it is named.
     """
-    rows = []
-    for path in map(Path, records):
-        try:
-            row = json.loads(path.read_text())
-            if not isinstance(row, dict):
-                raise ValueError(f"expected an object, got {type(row).__name__}")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"record: cannot read {path}: {error}") from error
-        row["run"] = path.parent.name
+    records, beside = [], [name for name in leaves if name.endswith(".json")]
+    for folder in map(Path, folders):
+        record = read_object(folder / "record.json")
+        for name in beside:
+            record[name.removesuffix(".json")] = read_object(folder / name)
+        records.append(record | {"run": folder.name})
+    if not records:
+        raise ValueError("records: none to collect")
+    return records
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: if the file is missing, damaged or no object; it is named.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"expected an object, got {type(content).__name__}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"record: cannot read {path}: {error}") from error
+    return content
+
+
+def flat_table(records: Iterable[Mapping[str, Any]], without: Iterable[str] = ()) -> pd.DataFrame:
+    """One row per record; nested values become JSON text.
+
+    Args:
+        records: of one experiment.
+        without: entries that are left out.
+
+    Raises:
+        ValueError: if there is none, or one lacks what the others have; it is named.
+    """
+    rows: list[dict[str, Any]] = []
+    left_out = set(without)
+    for record in records:
+        row = {
+            key: json.dumps(value) if isinstance(value, dict | list) else value
+            for key, value in record.items()
+            if key not in left_out
+        }
         if rows and set(row) != set(rows[0]):
             raise ValueError(
-                f"record: {path} differs from the others in {sorted(set(row) ^ set(rows[0]))}"
+                f"record: {record.get('run')} differs from the others in "
+                f"{sorted(set(row) ^ set(rows[0]))}"
             )
         rows.append(row)
     if not rows:
         raise ValueError("records: none to collect")
-    for row in rows:
-        for key, value in row.items():
-            if isinstance(value, dict | list):
-                row[key] = json.dumps(value)
-    return pd.DataFrame(rows).sort_values(list(sort_by), ignore_index=True)
+    return pd.DataFrame(rows)
+
+
+def nested_table(
+    records: Iterable[Mapping[str, Any]], part: str, labels: Iterable[str]
+) -> pd.DataFrame:
+    """One row per entry of each record's list ``part``, with the record's labels before it.
+
+    Args:
+        records: of one experiment.
+        part: name of a list of rows in each.
+        labels: entries of the record that every row gets; a nested one becomes JSON text.
+    """
+    names = list(labels)
+    rows = []
+    for record in records:
+        common = {
+            name: json.dumps(record[name]) if isinstance(record[name], dict) else record[name]
+            for name in names
+        }
+        rows += [common | row for row in record[part]]
+    return pd.DataFrame(rows, columns=None if rows else names)
+
+
+PROVENANCE = {
+    "Code": "git_commit", "Package": "package_version", "PyTorch": "torch_version",
+    "Device": "device", "Threads per run": "threads", "Tiled products": "products",
+    "Data (sha256)": "data_fingerprint",
+}  # fmt: skip
+"""Entries of a record that say where its numbers come from, by their words on a page."""
+
+
+def provenance_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Markdown lines that say where the numbers of records come from."""
+    table = pd.DataFrame([{c: r.get(c) for c in PROVENANCE.values()} for r in records])
+    return [
+        f"- {words}: {', '.join(map(str, table[column].dropna().unique()))}"
+        for words, column in PROVENANCE.items()
+        if table[column].notna().any()
+    ]
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:

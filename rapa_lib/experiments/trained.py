@@ -1,15 +1,18 @@
-"""Trained networks, from a checkpoint or made here: where every further experiment begins."""
+"""Trained networks: written to a file, read from it, or made here: where experiments begin."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rapa_lib.data.datasets import Dataset
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun, SavedNetwork
-from rapa_lib.networks.network import RapaConvNet
-from rapa_lib.training import InputScaling
+import torch
+
+from rapa_lib.data import Dataset
+from rapa_lib.experiments.recipe import Recipe, choose_device, recipe_of
+from rapa_lib.experiments.tracking import Tracking
+from rapa_lib.networks import RapaConvNet
+from rapa_lib.training import InputScaling, Training, load_checkpoint, save_checkpoint, train
 
 
 @dataclass(frozen=True)
@@ -17,33 +20,153 @@ class Trained:
     """A trained network with all that belongs to it.
 
     Args:
-        network: in evaluation mode, on the run's device.
+        network: in evaluation mode, on the recipe's device; on ``"meta"`` where it is planned.
         scaling: from images to its input.
-        run: what trained it.
+        recipe: what it was trained by.
         data: the images it was trained on and those it was not.
+        parameters: flat, of the run that trained it: the recipe and how that run measured it.
         measurements: what was recorded of its tiles (:class:`rapa_lib.Training`).
     """
 
     network: RapaConvNet
     scaling: InputScaling
-    run: AccuracyRun
+    recipe: Recipe
     data: Dataset
+    parameters: Mapping[str, Any] = field(repr=False)
     measurements: list[dict[str, Any]] = field(repr=False)
+
+    @classmethod
+    def planned(cls, recipe: Recipe, data: Dataset, parameters: Mapping[str, Any]) -> "Trained":
+        """The network that a recipe will train, as far as it is known before: its shapes."""
+        network = recipe.build(data, "meta").eval()
+        return cls(network, InputScaling((), ()), recipe, data, parameters, [])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.network.parameters()).device
 
     def labels(self) -> dict[str, Any]:
         """What tells this network from the others of a study, by the names of table columns."""
-        return {
-            "dataset": self.data.name,
-            "tiling": self.run.tiling,
-            "n_tiles": "-".join(map(str, self.network.n_tiles)),
-            "tile_init": self.run.tile_init,
-            "pooling": self.run.pooling,
-            "activation": self.run.activation,
-            "normalisation": self.run.normalisation,
-            "tile_lr_power": self.run.tile_lr_power,
-            "epochs": self.run.epochs,
-            "seed": self.run.seed,
-        }
+        return self.recipe.labels(self.data.name, self.network.n_tiles)
+
+
+def train_recipe(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    tracking: Tracking | None = None,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[RapaConvNet, Training]:
+    """Build a recipe's network and train it.
+
+    Args:
+        recipe: what to train.
+        data: of ``recipe.data.load()``.
+        tracking: what is recorded of the tiles meanwhile.
+        resume: a file that makes the training survive interruptions.
+        progress: show a bar.
+    """
+    recipe.use_threads()
+    network = recipe.build(data)
+    training = train(
+        network, data, recipe.training, checkpoint=resume, progress=progress,
+        measure=None if tracking is None else tracking.measure(recipe, data),
+    )  # fmt: skip
+    return network, training
+
+
+def save_network(
+    path: str | Path,
+    network: RapaConvNet,
+    scaling: InputScaling,
+    data: Dataset,
+    parameters: Mapping[str, Any],
+) -> None:
+    """Write a trained network whole or not at all.
+
+    Args:
+        path: of the file.
+        network, scaling, data: of the training.
+        parameters: flat, of the run that trained it.
+    """
+    content = {
+        "parameters": dict(parameters),
+        "state": network.state_dict(),
+        "scaling": scaling._asdict(),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "in_channels": data.in_channels,
+            "n_classes": data.n_classes,
+            "image_size": list(data.image_size),
+        },
+    }
+    save_checkpoint(path, content)
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A network file that :func:`save_network` wrote, read once.
+
+    Args:
+        path: the file.
+        parameters: of the run that trained the network.
+        state, scaling: of the network.
+        data: name, fingerprint, in_channels, n_classes and image_size of what it was trained on.
+    """
+
+    path: Path
+    parameters: dict[str, Any] = field(repr=False)
+    state: dict[str, Any] = field(repr=False)
+    scaling: dict[str, Sequence[float]] = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "SavedNetwork":
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged or of another kind.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"path: there is no checkpoint {path}")
+        saved = load_checkpoint(path)
+        names = [name for name in cls.__dataclass_fields__ if name != "path"]
+        if saved is None or not set(names) <= set(saved):
+            raise ValueError(f"path: {path} is no undamaged network checkpoint")
+        return cls(Path(path), **{name: saved[name] for name in names})
+
+    def build(self, device: str = "cpu") -> tuple[RapaConvNet, InputScaling, Recipe]:
+        """Make the network in evaluation mode, its input scaling and the recipe it was trained by.
+
+        Raises:
+            ValueError: if the state does not fit the network.
+        """
+        recipe = recipe_of(self.parameters).on(device)
+        size = tuple(self.data["image_size"])
+        network = recipe.untrained(self.data["in_channels"], self.data["n_classes"], size)
+        try:
+            network.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise ValueError(f"path: {self.path} does not fit its own network: {error}") from error
+        mean, std = (tuple(self.scaling[name]) for name in InputScaling._fields)
+        return network.to(choose_device(device)).eval(), InputScaling(mean, std), recipe
+
+
+def load_network(path: str | Path, device: str = "cpu") -> tuple[RapaConvNet, InputScaling, Recipe]:
+    """Load a network that :func:`save_network` wrote.
+
+    Returns:
+        The network in evaluation mode, its input scaling and the recipe it was trained by.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or of another kind.
+    """
+    return SavedNetwork.read(path).build(device)
 
 
 def load_or_train(
@@ -54,37 +177,41 @@ def load_or_train(
     threads: int = 0,
     progress: bool = True,
 ) -> Trained:
-    """Load a network that :func:`rapa_lib.save_run` wrote, or train one.
+    """Load a network that the accuracy experiment wrote, or train one.
 
     Args:
         network: path of its ``network.pt``; empty: train.
-        training: arguments of :class:`AccuracyRun` for a network to train.
-        device, threads: see :class:`AccuracyRun`.
+        training: parameters of a recipe (:meth:`Recipe.of`) for a network to train, and of
+            :class:`rapa_lib.experiments.tracking.Tracking`.
+        device, threads: see :class:`Recipe`.
         progress: show a bar while training.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing or damaged, or its data set is here
             another one than the network was trained on.
-        TypeError: for an argument that :class:`AccuracyRun` does not have.
+        TypeError: for a parameter that neither has.
     """
     if not network:
-        run = AccuracyRun(**{**(training or {}), "device": device, "threads": threads})
-        data = run.load_data()
-        built = run.build_network(data)
-        result = run.train(built, data, progress=progress)
-        return Trained(built.eval(), result.scaling, run, data, result.measurements)
+        given = {**(training or {}), "device": device, "threads": threads}
+        tracking, others = Tracking.split(given)
+        recipe = Recipe.of(**others)
+        data = recipe.data.load()
+        built, result = train_recipe(recipe, data, tracking=tracking, progress=progress)
+        parameters = recipe.flat() | vars(tracking)
+        return Trained(built.eval(), result.scaling, recipe, data, parameters, result.measurements)
     saved = SavedNetwork.read(network)
-    loaded, scaling, run = saved.build(device)
-    run = AccuracyRun(**run.parameters() | {"device": device, "threads": threads})
-    run.use_threads()
-    data = run.load_data()
+    loaded, scaling, recipe = saved.build(device)
+    recipe = recipe.on(device, threads)
+    recipe.use_threads()
+    data = recipe.data.load()
     if saved.data["fingerprint"] != data.fingerprint:
         raise ValueError(
             f"network: {network} was trained on {saved.data['name']} with fingerprint "
-            f"{saved.data['fingerprint'][:12]}…, but {run.dataset} has here "
+            f"{saved.data['fingerprint'][:12]}…, but {recipe.data.dataset} has here "
             f"{data.fingerprint[:12]}…"
         )
-    return Trained(loaded, scaling, run, data, _recorded(Path(network)))
+    parameters = saved.parameters | {"device": device, "threads": threads}
+    return Trained(loaded, scaling, recipe, data, parameters, _recorded(Path(network)))
 
 
 def _recorded(network: Path) -> list[dict[str, Any]]:
@@ -93,6 +220,6 @@ def _recorded(network: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return json.loads(path.read_text())["measurements"]
+        return json.loads(path.read_text(encoding="utf-8"))["measurements"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"network: {path} beside it is damaged: {error!r}") from error

@@ -30,32 +30,45 @@ class Tiling:
         scheme: the function that assigns patches to tiles.
         redraw: whether every forward pass draws anew. If not, a layer asks once for one image,
             with a generator seeded by the layer, and keeps the answer for all images.
+        exchangeable: whether every draw is uniform over balanced assignments, so that no tile is
+            preferred: then an expectation over assignments exists, of which
+            :mod:`rapa_lib.instruments.penalty` speaks.
     """
 
     name: str
     scheme: Scheme
     redraw: bool
+    exchangeable: bool = False
 
 
 TILINGS: dict[str, Tiling] = {}
 """Every registered scheme by name."""
 
 
-def register_tiling(name: str, *, redraw: bool = False) -> Callable[[Scheme], Scheme]:
+def register_tiling(
+    name: str, *, redraw: bool = False, exchangeable: bool = False
+) -> Callable[[Scheme], Scheme]:
     """Add the decorated scheme to :data:`TILINGS`.
 
     Args:
         name: what users call it; must be new.
         redraw: whether every forward pass draws anew (see :class:`Tiling`).
+        exchangeable: whether draws are uniform over balanced assignments (see :class:`Tiling`).
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken, or a scheme that does not draw is called exchangeable.
+        TypeError: if the name is no string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: got {name!r}, expected a string")
+    check_bool("redraw", redraw)
+    if check_bool("exchangeable", exchangeable) and not redraw:
+        raise ValueError("exchangeable: got True, but the scheme does not draw: pass redraw=True")
     if name in TILINGS:
         raise ValueError(f"name: {name!r} is a registered tiling already")
 
     def add(scheme: Scheme) -> Scheme:
-        TILINGS[name] = Tiling(name, scheme, redraw)
+        TILINGS[name] = Tiling(name, scheme, redraw, exchangeable)
         return scheme
 
     return add
@@ -210,7 +223,7 @@ def _alternate(batch, height, width, n_tiles, generator):
     return tiles.flatten().expand(batch, -1)
 
 
-@register_tiling("random", redraw=True)
+@register_tiling("random", redraw=True, exchangeable=True)
 def _random(batch, height, width, n_tiles, generator):
     """RAPA: a fresh balanced random permutation for every image."""
     n_patches = height * width

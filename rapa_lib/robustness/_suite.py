@@ -1,13 +1,23 @@
 """The attacks of each level of honesty, all of them foolbox's."""
 
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import foolbox
 
-from rapa_lib._checks import check_choice, check_int, check_real
+from rapa_lib._checks import (
+    Checked,
+    check_choice,
+    check_int,
+    check_real,
+    check_sequence,
+    checked,
+    integer,
+)
 
 LEVELS = ("published", "adaptive", "gradient_free")
 NORMS = {"linf": "L∞", "l2": "L2"}
@@ -80,19 +90,61 @@ class Attack:
         return self.options.get("steps", 1)
 
 
+def budget(name: str, value: Any) -> float:
+    """Return a budget ε as a float above 0; a quotient in a string, ``"8/255"``, is one."""
+    if isinstance(value, str):
+        quotient = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", value.replace(" ", ""))
+        if quotient is None or float(quotient[2]) == 0:
+            raise ValueError(f"{name}: got {value!r}, allowed: numbers, quotients such as '8/255'")
+        value = float(quotient[1]) / float(quotient[2])
+    return check_real(name, value, low=0, open_low=True)
+
+
+def _budgets(name: str, values: Any) -> tuple[float, ...]:
+    """Return budgets ascending, without repetition."""
+    found = {budget(name, value) for value in check_sequence(name, values, "budgets")}
+    if not found:
+        raise ValueError(f"{name}: got no budget, expected at least one")
+    return tuple(sorted(found))
+
+
+def _numbers_of_draws(name: str, values: Any) -> tuple[int, ...]:
+    """Return numbers of draws ascending, without repetition."""
+    counts = {check_int(name, m, low=1) for m in check_sequence(name, values, "integers")}
+    return tuple(sorted(counts))
+
+
+@dataclass(frozen=True)
+class SuiteSettings(Checked):
+    """How strong the attacks of :func:`attack_suite` are; checked when it is made.
+
+    Args:
+        linf, l2: budgets ε in each norm, in units of the image's range [0, 1]; numbers, or
+            quotients such as ``"8/255"``.
+        steps: of projected gradient descent; minimum-norm attacks take twice as many.
+        draws: of each gradient, and of each vote.
+        restarts, focus: at the budget ``focus`` (L∞), descent is also run from so many starts.
+        draws_curve: further numbers of draws, at the budget ``focus``.
+        query_steps: of HopSkipJump; the boundary attack takes a hundred times as many.
+        query_images: number of images for the decision-based attacks; None: all.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    linf: Sequence[float] = checked((1 / 255, 2 / 255, 4 / 255, 8 / 255), _budgets)
+    l2: Sequence[float] = checked((0.25, 0.5, 1.0), _budgets)
+    steps: int = integer(20, low=1)
+    draws: int = integer(8, low=1)
+    restarts: int = integer(2, low=1)
+    focus: float = checked(2 / 255, budget)
+    draws_curve: Sequence[int] = checked((), _numbers_of_draws)
+    query_steps: int = integer(10, low=1)
+    query_images: int | None = integer(None, low=1, optional=True)
+
+
 def attack_suite(
-    level: str,
-    *,
-    linf: Sequence[float] = (1 / 255, 2 / 255, 4 / 255, 8 / 255),
-    l2: Sequence[float] = (0.25, 0.5, 1.0),
-    steps: int = 20,
-    draws: int = 8,
-    restarts: int = 2,
-    focus: float = 2 / 255,
-    draws_curve: Sequence[int] = (),
-    copies: bool = False,
-    query_steps: int = 10,
-    query_images: int | None = None,
+    level: str, settings: SuiteSettings | None = None, *, copies: bool = False
 ) -> tuple[Attack, ...]:
     """The attacks of a level, the cheapest first.
 
@@ -103,122 +155,76 @@ def attack_suite(
             NeurIPS 2021), transfer from the merged network and from copies. ``"gradient_free"``:
             noise, and decision-based attacks (HopSkipJump: Chen et al., S&P 2020; boundary attack:
             Brendel et al., ICLR 2018) against the vote.
-        linf, l2: budgets ε in each norm.
-        steps: of projected gradient descent; minimum-norm attacks take twice as many.
-        draws: of each gradient, and of each vote.
-        restarts, focus: at the budget ``focus`` (L∞), descent is also run from so many starts.
-        draws_curve: further numbers of draws, at the budget ``focus``.
+        settings: budgets, steps, draws; None: the default ones.
         copies: also transfer from copies.
-        query_steps: of HopSkipJump; the boundary attack takes a hundred times as many.
-        query_images: number of images for the decision-based attacks.
 
     Raises:
-        ValueError, TypeError: naming the argument.
+        ValueError: for an unknown level.
     """
     check_choice("level", level, LEVELS)
-    budgets = {"linf": check_epsilons("linf", linf), "l2": check_epsilons("l2", l2)}
-    for name, value in budgets.items():
-        if not value:
-            raise ValueError(f"{name}: got no budget, expected at least one")
-    for name, value in (("steps", steps), ("query_steps", query_steps)):
-        check_int(name, value, low=1)
-    check_epsilons("focus", (focus,))
+    settings = settings or SuiteSettings()
     if level == "published":
-        return _published(**budgets)
-    if level == "gradient_free":
-        return _gradient_free(**budgets, draws=draws, steps=query_steps, images=query_images)
-    return (
-        *_transfers(budgets["linf"], draws, _descent(steps), copies),
-        *_direct(**budgets, draws=draws, steps=steps),
-        *_checks(focus, draws, _descent(steps), restarts, check_draws("draws_curve", draws_curve)),
-    )
+        return _published(settings)
+    return _adaptive(settings, copies) if level == "adaptive" else _gradient_free(settings)
 
 
-_PGD = ("PGD", "LinfProjectedGradientDescentAttack", "linf")
-
-
-def _descent(steps: int) -> dict[str, Any]:
-    return {"steps": steps, "rel_stepsize": 2.5 / steps}
-
-
-def _published(linf: tuple[float, ...], l2: tuple[float, ...]) -> tuple[Attack, ...]:
+def _published(settings: SuiteSettings) -> tuple[Attack, ...]:
     """Single gradients of one draw."""
+    attack = partial(Attack, "published", source="fresh")
     return (
-        Attack("published", "FGSM", "LinfFastGradientAttack", "linf", "fresh", linf),
-        Attack("published", "FGM", "L2FastGradientAttack", "l2", "fresh", l2),
+        attack("FGSM", "LinfFastGradientAttack", "linf", epsilons=settings.linf),
+        attack("FGM", "L2FastGradientAttack", "l2", epsilons=settings.l2),
     )
 
 
-def _gradient_free(
-    linf: tuple[float, ...], l2: tuple[float, ...], draws: int, steps: int, images: int | None
-) -> tuple[Attack, ...]:
-    """Noise, and attacks that see the vote's decisions alone, on so many images."""
-    noise = {"repeats": 10}
-    hop_skip_jump = {
-        "steps": steps, "initial_gradient_eval_steps": 50, "max_gradient_eval_steps": 500
-    }  # fmt: skip
+def _adaptive(settings: SuiteSettings, copies: bool) -> tuple[Attack, ...]:
+    """Transfer, descent and minimum-norm attacks; then descent with other budgets and draws."""
+    linf, l2, focus = settings.linf, settings.l2, (settings.focus,)
+    attack = partial(Attack, "adaptive", draws=settings.draws)
+    steps = {"steps": settings.steps, "rel_stepsize": 2.5 / settings.steps}
+    twice = {"steps": 2 * settings.steps}
+    descent = partial(attack, kind="LinfProjectedGradientDescentAttack", norm="linf", options=steps)
+    mean = partial(descent, "PGD", source="mean")
     return (
-        Attack(
-            "gradient_free", "uniform noise", "LinfRepeatedAdditiveUniformNoiseAttack", "linf",
-            "vote", linf, draws, noise,
+        *(
+            descent(f"from {source}", source=source, epsilons=linf)
+            for source in ("merged", *(["copies"] if copies else []))
         ),
-        Attack(
-            "gradient_free", "Gaussian noise", "L2RepeatedAdditiveGaussianNoiseAttack", "l2",
-            "vote", l2, draws, noise,
+        mean(epsilons=linf),
+        attack("PGD", "L2ProjectedGradientDescentAttack", "l2", "mean", l2, options=steps),
+        # Its ε starts at foolbox's 1 otherwise, and 5 % a step are slow from there. L2FMNAttack is
+        # no alternative: foolbox 3.3.4 projects it by the norm of the image, not of the change.
+        attack("DDN", "DDNAttack", "l2", "mean", options=twice | {"init_epsilon": l2[0]}),
+        attack("FMN", "LInfFMNAttack", "linf", "mean", options=twice),
+        mean(epsilons=(UNBOUNDED["linf"],), purpose="unbounded"),
+        mean(epsilons=focus, restarts=settings.restarts, purpose="restarts"),
+        *(mean(epsilons=focus, draws=m, purpose="draws") for m in settings.draws_curve),
+    )
+
+
+def _gradient_free(settings: SuiteSettings) -> tuple[Attack, ...]:
+    """Noise, and attacks that only ask what the vote answers."""
+    attack = partial(Attack, "gradient_free", source="vote", draws=settings.draws)
+    asked = partial(attack, norm="l2", images=settings.query_images)
+    return (
+        attack(
+            "uniform noise", "LinfRepeatedAdditiveUniformNoiseAttack", "linf",
+            epsilons=settings.linf, options={"repeats": 10},
         ),
-        Attack(
-            "gradient_free", "HopSkipJump", "HopSkipJumpAttack", "l2", "vote", (), draws,
-            hop_skip_jump, images=images,
+        attack(
+            "Gaussian noise", "L2RepeatedAdditiveGaussianNoiseAttack", "l2",
+            epsilons=settings.l2, options={"repeats": 10},
         ),
-        Attack(
-            "gradient_free", "boundary", "BoundaryAttack", "l2", "vote", (), draws,
-            {"steps": 100 * steps}, images=images,
+        asked(
+            "HopSkipJump", "HopSkipJumpAttack",
+            options={
+                "steps": settings.query_steps,
+                "initial_gradient_eval_steps": 50,
+                "max_gradient_eval_steps": 500,
+            },
         ),
+        asked("boundary", "BoundaryAttack", options={"steps": 100 * settings.query_steps}),
     )  # fmt: skip
-
-
-def _transfers(
-    linf: tuple[float, ...], draws: int, descent: dict[str, Any], copies: bool
-) -> tuple[Attack, ...]:
-    """Descent on other networks: the merged one, and copies."""
-    sources = ("merged", "copies") if copies else ("merged",)
-    return tuple(
-        Attack("adaptive", f"from {source}", *_PGD[1:], source, linf, draws, descent)
-        for source in sources
-    )
-
-
-def _direct(
-    linf: tuple[float, ...], l2: tuple[float, ...], draws: int, steps: int
-) -> tuple[Attack, ...]:
-    """Many steps with gradients averaged over draws."""
-    descent = _descent(steps)
-    # Its ε starts at foolbox's 1 otherwise, and 5 % a step are slow from there. L2FMNAttack is
-    # no alternative: foolbox 3.3.4 projects it by the norm of the image, not of the change.
-    ddn = {"steps": 2 * steps, "init_epsilon": l2[0]}
-    return (
-        Attack("adaptive", *_PGD, "mean", linf, draws, descent),
-        Attack(
-            "adaptive", "PGD", "L2ProjectedGradientDescentAttack", "l2", "mean", l2, draws, descent
-        ),
-        Attack("adaptive", "DDN", "DDNAttack", "l2", "mean", (), draws, ddn),
-        Attack("adaptive", "FMN", "LInfFMNAttack", "linf", "mean", (), draws, {"steps": 2 * steps}),
-    )
-
-
-def _checks(
-    focus: float, draws: int, descent: dict[str, Any], restarts: int, draws_curve: Sequence[int]
-) -> tuple[Attack, ...]:
-    """Attacks that show whether the others work: unbounded, restarted, with other draws."""
-
-    def pgd(epsilon: float, n_draws: int, purpose: str, n_restarts: int = 1) -> Attack:
-        return Attack("adaptive", *_PGD, "mean", (epsilon,), n_draws, descent, n_restarts, purpose)
-
-    return (
-        pgd(UNBOUNDED["linf"], draws, "unbounded"),
-        pgd(focus, draws, "restarts", restarts),
-        *(pgd(focus, m, "draws") for m in sorted(draws_curve)),
-    )
 
 
 def check_epsilons(name: str, values: Iterable[float]) -> tuple[float, ...]:
@@ -226,10 +232,3 @@ def check_epsilons(name: str, values: Iterable[float]) -> tuple[float, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers")
     return tuple(sorted({check_real(name, e, low=0, open_low=True) for e in values}))
-
-
-def check_draws(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    """Return numbers of draws as integers, without repetition."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: got {values!r}, expected a sequence of integers")
-    return tuple(dict.fromkeys(check_int(name, m, low=1) for m in values))

@@ -13,7 +13,18 @@ from scipy import stats
 
 from rapa_lib._files import whole_file, writable_folder
 from rapa_lib.experiments import records
-from rapa_lib.experiments.records import collect, git_commit, provenance, write_json, write_table
+from rapa_lib.experiments.records import (
+    PROVENANCE,
+    flat_table,
+    git_commit,
+    nested_table,
+    plain,
+    provenance,
+    provenance_lines,
+    read_runs,
+    write_json,
+    write_table,
+)
 from rapa_lib.instruments.statistics import mean_interval
 
 
@@ -137,12 +148,13 @@ def test_a_folder_that_refuses_files_is_named(tmp_path, monkeypatch):
 # --- Records ----------------------------------------------------------------------------------
 
 
-def write_records(folder, rows):
-    paths = []
+def write_runs(folder, rows):
+    folders = []
     for i, row in enumerate(rows):
-        paths.append(folder / f"{i}.json")
-        write_json(paths[-1], row)
-    return paths
+        folders.append(folder / str(i))
+        folders[-1].mkdir()
+        write_json(folders[-1] / "record.json", row)
+    return folders
 
 
 ROWS = [
@@ -152,61 +164,118 @@ ROWS = [
 ]
 
 
-def test_records_make_a_sorted_table_of_what_was_written(tmp_path):
-    table = collect(write_records(tmp_path, ROWS), ["tiling", "seed"])
+def test_records_make_a_table_of_what_was_written(tmp_path):
+    table = flat_table(read_runs(write_runs(tmp_path, ROWS)))
     assert table[["tiling", "seed", "error"]].to_dict("list") == {
-        "tiling": ["image", "random", "random"],
-        "seed": [1, 0, 1],
-        "error": [2.0, 1.25, 3.5],
+        "tiling": ["random", "image", "random"],
+        "seed": [1, 1, 0],
+        "error": [3.5, 2.0, 1.25],
     }
     assert list(table.index) == [0, 1, 2]
     assert list(table.columns) == [*ROWS[0], "run"]
-    assert set(table["run"]) <= {path.name for path in (tmp_path, *tmp_path.iterdir())}
-    assert [json.loads(text) for text in table["config"]] == [{"a": [3]}, {}, {"a": [1, 2]}]
-    assert [json.loads(text) for text in table["tiles"]] == [[], [1], [4, 1]]
+    assert table["run"].tolist() == ["0", "1", "2"]
+    assert [json.loads(text) for text in table["config"]] == [{"a": [1, 2]}, {"a": [3]}, {}]
+    assert [json.loads(text) for text in table["tiles"]] == [[4, 1], [], [1]]
 
 
-def test_the_order_of_files_does_not_matter(tmp_path):
-    paths = write_records(tmp_path, ROWS)
-    keys = ["seed", "tiling"]
-    expected = collect(paths, keys)
-    pd.testing.assert_frame_equal(collect(map(str, reversed(paths)), iter(keys)), expected)
+def test_entries_can_be_left_out(tmp_path):
+    table = flat_table(read_runs(write_runs(tmp_path, ROWS)), without=iter(["config", "tiles"]))
+    assert list(table.columns) == ["tiling", "seed", "error", "run"]
+
+
+def test_folders_may_be_texts_and_come_once(tmp_path):
+    folders = write_runs(tmp_path, ROWS)
+    assert read_runs(map(str, folders)) == read_runs(iter(folders))
+    assert [record["run"] for record in read_runs(folders[::-1])] == ["2", "1", "0"]
+
+
+def test_json_files_beside_a_record_come_with_it(tmp_path):
+    folders = write_runs(tmp_path, ROWS[:2])
+    for i, folder in enumerate(folders):
+        write_json(folder / "curve.json", {"history": [i]})
+        (folder / "network.pt").write_bytes(b"no JSON")
+    records = read_runs(folders, iter(["curve.json", "network.pt"]))
+    assert [record["curve"] for record in records] == [{"history": [0]}, {"history": [1]}]
+    assert "network" not in records[0]
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]"])
+def test_a_damaged_or_missing_file_beside_a_record_is_named(tmp_path, text):
+    (folder,) = write_runs(tmp_path, ROWS[:1])
+    if text is not None:
+        (folder / "curve.json").write_text(text)
+    with pytest.raises(ValueError, match=r"^record: cannot read .*0/curve\.json: "):
+        read_runs([folder], ["curve.json"])
 
 
 def test_a_table_survives_its_file(tmp_path):
-    table = collect(write_records(tmp_path, ROWS), ["tiling", "seed"])
+    table = flat_table(read_runs(write_runs(tmp_path, ROWS)))
     write_table(tmp_path / "table.csv", table)
     pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "table.csv"), table, check_dtype=False, check_exact=True
-    )
+        pd.read_csv(tmp_path / "table.csv", dtype={"run": str}), table, check_dtype=False,
+        check_exact=True,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", '{"tiling": "im', "\udcff", "[1]", "3", "null"], ids=repr)
 @pytest.mark.parametrize("place", [0, 2])
 def test_a_damaged_record_is_named(tmp_path, text, place):
-    paths = write_records(tmp_path, ROWS)
-    paths[place].write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=rf"^record: .*/{place}\.json"):
-        collect(paths, ["tiling"])
+    folders = write_runs(tmp_path, ROWS)
+    (folders[place] / "record.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=rf"^record: .*/{place}/record\.json"):
+        read_runs(folders)
 
 
 def test_a_missing_record_is_named(tmp_path):
-    paths = [*write_records(tmp_path, ROWS), tmp_path / "3.json"]
-    with pytest.raises(ValueError, match=r"^record: cannot read .*/3\.json: "):
-        collect(paths, ["tiling"])
+    folders = [*write_runs(tmp_path, ROWS), tmp_path / "3"]
+    with pytest.raises(ValueError, match=r"^record: cannot read .*/3/record\.json: "):
+        read_runs(folders)
 
 
 def test_differing_keys_are_named(tmp_path):
     other = {**ROWS[0], "extra": 1}
     del other["error"]
-    paths = write_records(tmp_path, [*ROWS, other])
-    with pytest.raises(ValueError, match=r"^record: .*/3\.json differs .*\['error', 'extra'\]"):
-        collect(paths, ["tiling"])
+    folders = write_runs(tmp_path, [*ROWS, other])
+    with pytest.raises(ValueError, match=r"^record: 3 differs .*\['error', 'extra'\]"):
+        flat_table(read_runs(folders))
 
 
-def test_no_record_is_an_error():
+@pytest.mark.parametrize("gather", [read_runs, flat_table])
+def test_no_record_is_an_error(gather):
     with pytest.raises(ValueError, match=r"^records: none"):
-        collect([], ["tiling"])
+        gather([])
+
+
+def test_lists_in_records_make_rows_with_the_record_s_labels():
+    records = [
+        {"run": "a", "config": {"x": 1}, "rows": [{"layer": 1, "r": 2.0}, {"layer": 2, "r": 3.0}]},
+        {"run": "b", "config": {}, "rows": []},
+        {"run": "c", "config": {}, "rows": [{"layer": 1, "r": 4.0}]},
+    ]
+    table = nested_table(records, "rows", iter(["run", "config"]))
+    assert table.to_dict("list") == {
+        "run": ["a", "a", "c"],
+        "config": ['{"x": 1}', '{"x": 1}', "{}"],
+        "layer": [1, 2, 1],
+        "r": [2.0, 3.0, 4.0],
+    }
+    empty = nested_table(records[1:2], "rows", ["run"])
+    assert (len(empty), list(empty)) == (0, ["run"])
+
+
+def test_plain_values_are_what_json_gives_back():
+    value = {
+        1: (1, 2.5, math.nan),
+        "t": pd.DataFrame({"a": [1, 2], "b": [math.inf, None], "c": ["x", None]}),
+        "deep": [{"x": (True, None, "text")}],
+    }
+    found = plain(value)
+    assert found == json.loads(json.dumps(found, allow_nan=False))
+    assert found == {
+        "1": [1, 2.5, None],
+        "t": [{"a": 1, "b": None, "c": "x"}, {"a": 2, "b": None, "c": None}],
+        "deep": [{"x": [True, None, "text"]}],
+    }
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -224,7 +293,7 @@ def test_json_keeps_every_digit_and_letter(tmp_path):
     content = {"name": "CIFAR-10 (16×16, “own”)", "x": 0.1 + 0.2, "n": 2**60, "none": None}
     write_json(tmp_path / "record.json", content)
     assert json.loads((tmp_path / "record.json").read_text()) == content
-    assert list(collect([tmp_path / "record.json"], ["n"])["x"]) == [0.1 + 0.2]
+    assert read_runs([tmp_path]) == [content | {"run": tmp_path.name}]
 
 
 # --- Provenance -------------------------------------------------------------------------------
@@ -239,12 +308,23 @@ def test_provenance_says_what_computed():
     json.dumps(found)
 
 
+def test_a_page_says_where_its_numbers_come_from():
+    records = [
+        provenance(torch.device("cpu")) | {"git_commit": commit, "threads": 1} for commit in "aba"
+    ]
+    lines = provenance_lines(records)
+    assert lines[0] == "- Code: a, b"
+    assert f"- PyTorch: {torch.__version__}" in lines
+    assert "- Threads per run: 1" in lines
+    assert len(lines) == len(PROVENANCE) - 1  # these have no data
+
+
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
 
 
 def repository(folder, *files):
     """Make a repository that holds this package's file, and whatever else is asked for."""
-    (folder / "rapa_lib").mkdir(parents=True)
+    (folder / "rapa_lib/experiments").mkdir(parents=True)
     (folder / "rapa_lib/experiments/records.py").write_text("code")
     for name in files:
         (folder / name).parent.mkdir(exist_ok=True)

@@ -19,7 +19,9 @@ from rapa_lib import (
     frozen_draws,
     merge_tiles,
 )
-from rapa_lib.networks.network import ACTIVATIONS, CONTROLS, NORMALISATIONS, POOLINGS
+from rapa_lib.networks.kinds import CONTROLS
+from rapa_lib.networks.pooling import POOLINGS
+from rapa_lib.networks.shape import ACTIVATIONS, NORMALISATIONS
 
 ALL = (*TILINGS, *CONTROLS)
 
@@ -317,7 +319,7 @@ def test_choices_change_every_block_and_the_output(argument, kinds):
         ({"n_tiles": 16}, TypeError, "n_tiles: got 16, expected a sequence"),
         ({"n_tiles": None}, TypeError, "n_tiles: got None, expected a sequence"),
         ({"n_tiles": "16 4 1"}, TypeError, "n_tiles: got '16 4 1', expected a sequence"),
-        ({"n_tiles": ()}, ValueError, r"n_tiles: got \(\), expected 3 numbers"),
+        ({"n_tiles": ()}, ValueError, r"n_tiles: got \(\), expected at least one"),
         ({"n_tiles": (16, 4)}, ValueError, r"n_tiles: got \(16, 4\), expected 3 numbers"),
         ({"n_tiles": (16, 4, 1, 1)}, ValueError, r"n_tiles: got .*, expected 3 numbers"),
         ({"n_tiles": (16, 0, 1)}, ValueError, "n_tiles: got 0, allowed: at least 1"),

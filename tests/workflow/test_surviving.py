@@ -219,7 +219,7 @@ def limited(house, tmp_path_factory):
     (given,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     notebook.cells = [given, nbformat.v4.new_code_cell(STORY)]
     nbformat.write(notebook, path)
-    (place / "house/workflow/collect_accuracy.py").write_text(COLLECT)
+    (place / "house/workflow/scripts/collect.py").write_text(COLLECT)
     mock_report(place / "house")
     path = place / "house/notebooks/report.ipynb"
     notebook = nbformat.read(path, 4)

@@ -1,6 +1,9 @@
-"""The accuracy experiment's figures and summary table, and assignments as pictures."""
+"""The accuracy experiment's figures, and assignments as pictures."""
 
+import math
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,9 +23,10 @@ from rapa_lib.experiments.plots import (
     set_title,
     t_interval,
     tiling_order,
-    with_interval,
+    within_percent,
 )
 
+FEW_ROWS = 4  # more rows of curves than these are lower
 CROWDED = 7  # more configurations than these need room of their own
 
 MEASURES = {
@@ -30,6 +34,9 @@ MEASURES = {
     "test_error_vote": "vote of draws",
     "test_error_merged": "merged",
 }
+
+
+CURVES = {"train_loss": "training loss", "test_error": "test error (%)"}
 
 
 class _TilesInTurn(Normalize):
@@ -50,47 +57,15 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     crowded = labels.nunique() > CROWDED
     table = table.assign(label=labels.map(_in_lines) if crowded else labels)
     names = label_order(table)
+    *as_they_are, merged = MEASURES
     with mpl.rc_context(STYLE):
+        figure, panels = _lines(names) if crowded else _columns()
         # Merged networks have a scale of their own: they can be far worse.
-        if crowded:
-            lines = max(name.count("\n") + 1 for name in names)
-            figure = Figure(figsize=(WIDTH + 2, 1.4 + (0.12 + 0.15 * lines) * len(names)))
-            panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        else:
-            figure = Figure(figsize=(WIDTH, 4.8))
-            panels = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        x, y = ("value", "label") if crowded else ("label", "value")
-        palette = dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False))
-        *as_they_are, merged = MEASURES
         for axes, measures in zip(panels, (as_they_are, [merged]), strict=True):
-            long = table.melt(id_vars=["label", "seed"], value_vars=measures, var_name="measure")
-            long["measure"] = long["measure"].map(MEASURES)
-            common = {
-                "data": long, "x": x, "y": y, "hue": "measure", "order": names,
-                "palette": palette, "ax": axes, "orient": "h" if crowded else "v",
-                "hue_order": [MEASURES[measure] for measure in measures],
-            }  # fmt: skip
-            sns.stripplot(
-                **common, dodge=len(measures) > 1, jitter=False, size=4, alpha=0.5, legend=False
-            )
-            sns.pointplot(
-                **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D",
-                markersize=5, capsize=0.08, errorbar=t_interval, err_kws={"linewidth": 1.5},
-            )  # fmt: skip
-            if crowded:
-                axes.set(xlabel="test error (%)", ylabel="")
-                axes.grid(axis="y", linewidth=0.3)
-                above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(measures)}
-                axes.legend(title=None, **above)
-            else:
-                axes.set(xlabel="", ylabel="test error (%)")
-                axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+            _draw_errors(axes, table, names, measures, crowded)
+            (_finish_lines if crowded else _finish_column)(axes, len(measures))
         if not crowded:
-            panels[-1].set_xlabel("tiling")
-        if not crowded and len(names) > 5:  # side by side they would overlap
-            panels[-1].tick_params(axis="x", rotation=25)
-            for label in panels[-1].get_xticklabels():
-                label.set_horizontalalignment("right")
+            _name_columns(panels[-1], len(names))
         seeds = table["seed"].nunique()
         interval = "dots: seeds; diamonds: means with 95 % t-intervals" if seeds > 1 else "one seed"
         title = f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {interval}"
@@ -98,82 +73,164 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _lines(names: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+    """Two panels beside each other, with room for a line per name."""
+    lines = max(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(WIDTH + 2, 1.4 + (0.12 + 0.15 * lines) * len(names)))
+    return figure, figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+
+
+def _columns() -> tuple[Figure, Sequence[Axes]]:
+    """Two panels below each other."""
+    figure = Figure(figsize=(WIDTH, 4.8))
+    return figure, figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+
+
+def _draw_errors(
+    axes: Axes, table: pd.DataFrame, names: list[str], measures: list[str], crowded: bool
+) -> None:
+    """Dots and diamonds of some measures; configurations along y if there are many."""
+    long = table.melt(id_vars=["label", "seed"], value_vars=measures, var_name="measure")
+    long["measure"] = long["measure"].map(MEASURES)
+    x, y = ("value", "label") if crowded else ("label", "value")
+    common = {
+        "data": long, "x": x, "y": y, "hue": "measure", "order": names, "ax": axes,
+        "palette": dict(zip(MEASURES.values(), sns.color_palette("colorblind"), strict=False)),
+        "hue_order": [MEASURES[measure] for measure in measures],
+        "orient": "h" if crowded else "v",
+    }  # fmt: skip
+    sns.stripplot(**common, dodge=len(measures) > 1, jitter=False, size=4, alpha=0.5, legend=False)
+    sns.pointplot(
+        **common, dodge=0.4 * (len(measures) > 1), linestyle="none", marker="D", markersize=5,
+        capsize=0.08, errorbar=t_interval, err_kws={"linewidth": 1.5},
+    )  # fmt: skip
+
+
+def _finish_lines(axes: Axes, n_measures: int) -> None:
+    axes.set(xlabel="test error (%)", ylabel="")
+    axes.grid(axis="y", linewidth=0.3)
+    axes.legend(title=None, loc="lower left", bbox_to_anchor=(0, 1), ncols=n_measures)
+    within_percent(axes, "x")
+
+
+def _finish_column(axes: Axes, n_measures: int) -> None:
+    axes.set(xlabel="", ylabel="test error (%)")
+    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    within_percent(axes, "y")
+
+
+def _name_columns(axes: Axes, n_names: int) -> None:
+    axes.set_xlabel("tiling")
+    if n_names > 5:  # side by side they would overlap
+        axes.tick_params(axis="x", rotation=25)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+
+
 def curves_figure(curves: pd.DataFrame) -> Figure:
-    """Learning curves: training loss and test error of one draw over epochs, by tiling.
+    """Learning curves over epochs: a panel of training loss, one of test error, a line per tiling.
+
+    Settings that several networks of one tiling differ in have a row of panels each, with the same
+    axes. A tiling is in every row whose settings agree with its own: one that has a single setting,
+    such as the ordinary network, is in all of them.
 
     Args:
         curves: rows with dataset, tiling, seed, epoch, train_loss, test_error (missing where an
-            epoch was not tested). More than
-            :data:`CROWDED` configurations have a row of panels for each tiling.
+            epoch was not tested), and maybe ``label`` (:func:`configuration_labels`).
     """
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
-    names = label_order(curves)
+    curves = curves.assign(test_error=curves["test_error"].astype(float))
+    tilings = tiling_order(curves["tiling"])
+    looks = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
     many = curves["seed"].nunique() > 1
-    shown = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
-    title = f"{joined(curves['dataset'])}; {shown}"
+    rows = _curve_rows(curves)
     with mpl.rc_context(STYLE):
-        if len(names) > CROWDED:
-            tilings = tiling_order(curves["tiling"])
-            told = {name: _in_lines("\n".join(name.split("\n")[1:])) for name in names}
-            of_tiling = curves.groupby("tiling")["label"].unique()
-            heights = [  # so that each legend has room
-                max(1.7, 0.6 + sum(0.05 + 0.17 * (told[n].count("\n") + 1) for n in of_tiling[t]))
-                for t in tilings
-            ]
-            figure = Figure(figsize=(WIDTH + 3, 0.8 + sum(heights)))
-            panels = figure.subplots(
-                len(tilings), 2, sharex=True, sharey="col", squeeze=False, height_ratios=heights
-            )
-            for tiling, (left, right) in zip(tilings, panels, strict=True):
-                _draw_curves(left, right, curves[curves["tiling"] == tiling], many)
-                handles, labels = right.get_legend_handles_labels()
-                right.legend(
-                    handles, [told[label] for label in labels], title=tiling, fontsize="small",
-                    loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, alignment="left",
-                )  # fmt: skip
-                if tiling != tilings[-1]:
-                    left.set_xlabel("")
-                    right.set_xlabel("")
-            for left in panels[:, 0]:
-                _log_losses(left)
-            set_title(figure, title)
-            return figure
-        figure = Figure(figsize=(WIDTH, 3.2))
-        left, right = figure.subplots(1, 2)
-        _draw_curves(left, right, curves, many)
-        _log_losses(left)
-        right.legend(title=None)
-        # Half the width is the left axes': a long name has its place above both.
-        set_title(figure, title, left if len(joined(curves["dataset"])) <= 30 else None)
+        height = 2.4 if len(rows) <= FEW_ROWS else 1.7
+        figure = Figure(figsize=(WIDTH, 0.9 + height * len(rows)))
+        panels = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
+        for (title, shown), row in zip(rows.items(), panels, strict=True):
+            for axes, column in zip(row, ("train_loss", "test_error"), strict=True):
+                _draw_curves(axes, shown, column, looks, many)
+            if title:
+                row[0].set_title(_in_lines(title), size="small")
+        _scale(panels[0, 0], curves["train_loss"])
+        _scale(panels[0, 1], curves["test_error"])
+        for axes in panels[:-1].flat:
+            axes.set_xlabel("")
+        _legend_below(figure, panels)
+        interval = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
+        set_title(figure, f"{joined(curves['dataset'])}; {interval}")
     return figure
 
 
-def _draw_curves(left: Axes, right: Axes, curves: pd.DataFrame, many: bool) -> None:
-    """Training loss and test error over epochs, a line a label; bands where seeds are many."""
-    names = label_order(curves)
-    for axes, column, label in (
-        (left, "train_loss", "training loss"),
-        (right, "test_error", "test error (%)"),
-    ):
-        sns.lineplot(
-            curves.dropna(subset=column), x="epoch", y=column, hue="label", style="label",
-            hue_order=names, style_order=names, errorbar=t_interval if many else None,
-            palette="colorblind", ax=axes, legend=axes is right,
-        )  # fmt: skip
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+def _curve_rows(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The curves of every row by its title: the settings that it is for, and whose they are.
 
-
-def _log_losses(axes: Axes) -> None:
-    """Losses of the first epochs would press the rest to the floor.
-
-    Last of all: on logarithmic axes seaborn would draw geometric means.
+    Settings that are part of another's get no row of their own: ``tile_init identical`` stands in
+    every row with that start, whatever the numbers of tiles.
     """
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    parts = curves["label"].str.split("\n").map(lambda words: frozenset(words[1:]))
+    order = [frozenset(label.split("\n")[1:]) for label in label_order(curves)]
+    rows = {}
+    for setting in dict.fromkeys(order):
+        if any(setting < other for other in order):
+            continue
+        mine = curves[parts == setting]
+        words = mine["label"].iloc[0].split("\n")[1:]
+        owners = ", ".join(tiling_order(mine["tiling"]))
+        title = f"{owners}: " + "\n".join(words) if words else ""
+        rows[title] = curves[parts.map(setting.issuperset)]
+    return rows
+
+
+def _draw_curves(
+    axes: Axes, curves: pd.DataFrame, column: str, looks: Mapping[str, Any], many: bool
+) -> None:
+    """One quantity over epochs, a line per tiling; bands where seeds are many."""
+    floor = curves[column].min() / 2  # logarithmic axes cannot show what lies below nothing
+
+    def band(values: pd.Series) -> tuple[float, float]:
+        low, high = t_interval(values)
+        return max(low, floor), high
+
+    sns.lineplot(
+        curves.dropna(subset=column), x="epoch", y=column, hue="tiling", style="tiling",
+        hue_order=list(looks), style_order=list(looks), errorbar=band if many else None,
+        palette=looks, ax=axes, legend=True, err_kws={"alpha": 0.12, "linewidth": 0},
+    )  # fmt: skip
+    axes.set(xlabel="epoch", ylabel=CURVES[column])
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _scale(axes: Axes, values: pd.Series) -> None:
+    """Fit the axis to the runs, not to the bands of few seeds; logarithmic where they spread.
+
+    Losses always are: those of the first epochs would press the rest to the floor. Last of all: on
+    logarithmic axes seaborn would draw geometric means.
+    """
+    low, high = values.min(), values.max()
+    spread = high / low if low > 0 else math.inf
+    if low > 0 and (values.name == "train_loss" or spread > 10):
+        axes.set_yscale("log")
+        margin = max(spread, 1.1) ** 0.05
+        axes.set_ylim(low / margin, high * margin)
+        subs = (1, 1.5, 2, 3, 5, 7) if spread < 10 else (1, 2, 5) if spread < 100 else (1,)
+        axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    else:
+        margin = 0.05 * max(high - low, 0.1)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _legend_below(figure: Figure, panels: np.ndarray) -> None:
+    """One legend for all panels, of the tilings that any of them shows."""
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    for axes in panels.flat:
+        axes.get_legend().remove()
+    columns = min(len(names), 4)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, handlelength=3)
 
 
 def _in_lines(label: str) -> str:
@@ -183,7 +240,7 @@ def _in_lines(label: str) -> str:
 
 
 def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -> Figure:
-    """Patches coloured by tile, one panel a scheme.
+    """Patches coloured by tile, one panel per scheme.
 
     Args:
         assignments: by title, the tile of every output position (L,); -1 is drawn white.
@@ -205,31 +262,3 @@ def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -
         for axes in panels:
             axes.set_axis_off()
     return figure
-
-
-def accuracy_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean test errors over seeds with 95 % t-intervals, one row a configuration.
-
-    Args:
-        table: rows of ``accuracy.csv``.
-
-    Returns:
-        Strings ready to print; an interval is missing where there is one seed.
-    """
-    table = table.assign(label=configuration_labels(table))
-    keys = ["dataset", "n_tiles", "tile_init", "pooling", "epochs"]
-    rows = []
-    for label in label_order(table):
-        runs = table[table["label"] == label]
-        tiling, *others = label.split("\n")
-        others = [other for other in others if other.split()[0] not in keys]
-        row = {"tiling": ", ".join([tiling, *others])}
-        row |= {key: runs[key].iloc[0] for key in keys} | {"seeds": len(runs)}
-        row["test error (%)"] = with_interval(runs["test_error"])
-        row["vote (%)"] = with_interval(runs["test_error_vote"])
-        row["mean softmax (%)"] = with_interval(runs["test_error_softmax"])
-        row["merged (%)"] = with_interval(runs["test_error_merged"])
-        row["parameters"] = f"{int(runs['n_parameters'].iloc[0]):,}"
-        row["seconds an epoch"] = f"{(runs['train_seconds'] / runs['epochs']).mean():.1f}"
-        rows.append(row)
-    return pd.DataFrame(rows)

@@ -1,73 +1,113 @@
 """What more tiles cost: test errors of trained networks beside their speed-up on analog arrays."""
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from rapa_lib.experiments.accuracy.experiment import SavedNetwork
-from rapa_lib.runtime import run_time
+from rapa_lib.experiments.plots import with_interval
+
+COLUMNS = [
+    "dataset", "epochs", "tiling", "n_tiles", "tile_init", "tile_lr_power", "pooling", "seed",
+    "test_error", "test_error_vote", "speedup", "speedup_sequential", "run", "git_commit",
+    "data_fingerprint",
+]  # fmt: skip
+
+_SORTED_BY = ["dataset", "epochs", "tiling", "speedup", "seed"]
+
+# Parameters that do not tell a curve's settings apart; noise is the noisy control's alone.
+_ALONG = ("tiling", "n_tiles", "seed", "noise")
+
+# Parameters that an ordinary network does not have: no tiles to start or to scale.
+_TILES_ALONE = ("tile_init", "tile_lr_power")
 
 
-def tiles_accuracy(runs: Iterable[str | Path]) -> pd.DataFrame:
+def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test errors of trained networks beside the speed-up that their tiles give.
 
     Of the RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
     come with most numbers of tiles, and beside them the networks without tiles and otherwise alike.
 
     Args:
-        runs: folders of finished runs of the accuracy experiment.
+        records: of the accuracy experiment.
 
     Returns:
-        A row a run: dataset, epochs, tiling, n_tiles, tile_init, tile_lr_power, pooling, seed,
+        One row per run: dataset, epochs, tiling, n_tiles, tile_init, tile_lr_power, pooling, seed,
         ``test_error`` and ``test_error_vote`` (percent), ``speedup`` of the pipelined and
-        ``speedup_sequential`` of the sequential schedule, run, git_commit, data_fingerprint.
-
-    Raises:
-        ValueError: if there is no run without tiles and none with random ones.
+        ``speedup_sequential`` of the sequential schedule, run, git_commit, data_fingerprint. None
+        if no run is one without tiles or with random ones.
     """
-    rows, settings = [], []
-    for folder in map(Path, runs):
-        record = json.loads((folder / "record.json").read_text())
-        if record["tiling"] not in ("none", "random"):
-            continue
-        config = record["config"]
-        saved = SavedNetwork.read(folder / "network.pt")
-        size = (saved.data["in_channels"], *saved.data["image_size"])
-        timed = run_time(saved.build()[0], size)
-        rows.append(
-            {name: record[name] for name in ("dataset", "epochs", "tiling", "n_tiles")}
-            | {name: config[name] for name in ("tile_init", "tile_lr_power", "pooling", "seed")}
-            | {name: record[name] for name in ("test_error", "test_error_vote")}
-            | {
-                "speedup": timed.speedup("pipelined"),
-                "speedup_sequential": timed.speedup("sequential"),
-                "run": folder.name,
-            }
-            | {name: record[name] for name in ("git_commit", "data_fingerprint")}
-        )
-        # Noise is the noisy control's alone.
-        told = ("tiling", "n_tiles", "seed", "noise")
-        settings.append({name: value for name, value in config.items() if name not in told})
-    if not rows:
-        raise ValueError("runs: none of them has tiling 'none' or 'random'")
-    # Ordinary networks have no tiles to start or to scale.
-    ordinary = [_text(s, without=("tile_init", "tile_lr_power")) for s in settings]
-    table = pd.DataFrame(rows).assign(setting=list(map(_text, settings)), ordinary=ordinary)
-    tiled, plain = table[table["tiling"] == "random"], table[table["tiling"] == "none"]
-    if len(tiled):
-        numbers = tiled.groupby("setting", sort=False)["n_tiles"].nunique()
-        tiled = tiled[tiled["setting"] == numbers.idxmax()]
-        plain = plain[plain["ordinary"] == tiled["ordinary"].iloc[0]]
-    else:
-        plain = plain[plain["ordinary"] == plain["ordinary"].iloc[0]]
-    table = pd.concat([plain, tiled])
-    order = ["dataset", "epochs", "tiling", "speedup", "seed"]
-    return table.drop(columns=["setting", "ordinary"]).sort_values(order, ignore_index=True)
+    chosen = [record for record in records if record["tiling"] in ("none", "random")]
+    table = pd.DataFrame([_row(record) for record in chosen], columns=COLUMNS)
+    settings = pd.Series([_setting(record["config"]) for record in chosen], dtype=object)
+    ordinary = pd.Series(
+        [_setting(record["config"], without=_TILES_ALONE) for record in chosen], dtype=object
+    )
+    tiled, plain = table["tiling"] == "random", table["tiling"] == "none"
+    if tiled.any():
+        numbers = table[tiled].groupby(settings[tiled], sort=False)["n_tiles"].nunique()
+        tiled &= settings == numbers.idxmax()
+        plain &= ordinary == ordinary[tiled].iloc[0]
+    elif plain.any():
+        plain &= ordinary == ordinary[plain].iloc[0]
+    return pd.concat([table[plain], table[tiled]]).sort_values(_SORTED_BY, ignore_index=True)
 
 
-def _text(settings: dict[str, Any], without: tuple[str, ...] = ()) -> str:
-    kept = {name: value for name, value in settings.items() if name not in without}
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    known = {**record["config"], **record}
+    speedups = record["speedups"]
+    known |= {"speedup": speedups["pipelined"], "speedup_sequential": speedups["sequential"]}
+    return {name: known[name] for name in COLUMNS}
+
+
+def _setting(config: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
+    kept = {k: value for k, value in config.items() if k not in (*_ALONG, *without)}
     return json.dumps(kept, sort_keys=True)
+
+
+_CURVE_POINT = ["dataset", "epochs", "tiling", "n_tiles", "speedup", "speedup_sequential"]
+
+
+def tradeoff_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Test error by number of tiles: means over seeds with 95 % t-intervals, as strings.
+
+    Args:
+        table: rows of ``tiles_accuracy.csv``.
+    """
+    rows = []
+    for values, runs in table.sort_values("speedup").groupby(_CURVE_POINT, sort=False):
+        row = dict(zip(_CURVE_POINT, values, strict=True))
+        rows.append(
+            {
+                "tiling": row["tiling"],
+                "n_tiles": row["n_tiles"],
+                "epochs": row["epochs"],
+                "seeds": len(runs),
+                "speed-up, pipelined": f"{row['speedup']:.4g}",
+                "speed-up, sequential": f"{row['speedup_sequential']:.4g}",
+                "test error (%)": with_interval(runs["test_error"]),
+                "vote (%)": with_interval(runs["test_error_vote"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def tradeoff_answer(table: pd.DataFrame) -> list[str]:
+    """What the speed-ups cost in test error, in at most three lines.
+
+    Args:
+        table: rows of ``tiles_accuracy.csv``.
+    """
+    if not len(table):
+        return ["**No network of this study has tiling `none` or `random`: nothing to compare.**"]
+    lines = []
+    ordinary, tiled = (table[table["tiling"] == tiling] for tiling in ("none", "random"))
+    if len(ordinary):
+        lines.append(f"ordinary networks {with_interval(ordinary['test_error'])} %")
+    if len(tiled):
+        ends = sorted({tiled["speedup"].min(), tiled["speedup"].max()})
+        for speedup in ends:
+            errors = tiled.loc[tiled["speedup"] == speedup, "test_error"]
+            lines.append(f"RAPA networks {with_interval(errors)} % at {speedup:.4g} × the speed")
+    return [f"**Test error: {'; '.join(lines)}** (speed-up on analog arrays, pipelined)."]

@@ -1,0 +1,53 @@
+"""The acceleration experiment's page: its table and figures put together."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from rapa_lib.experiments.acceleration.figures import (
+    layer_time_figure,
+    pareto_figure,
+    speedup_figure,
+)
+from rapa_lib.experiments.acceleration.tables import (
+    PROPORTIONAL,
+    acceleration_answer,
+    acceleration_summary,
+)
+from rapa_lib.experiments.protocol import Collected
+
+
+def collect(records: Sequence[dict[str, Any]]) -> Collected:
+    """See :meth:`rapa_lib.experiments.protocol.Experiment.collect`.
+
+    Raises:
+        ValueError: for more records than one: their networks could stand on different arrays.
+    """
+    if len(records) != 1:
+        raise ValueError(f"records: got {len(records)}, expected one: acceleration has one run")
+    (record,) = records
+    table, layers = pd.DataFrame(record["rows"]), pd.DataFrame(record["layers"])
+    return Collected(
+        tables={"acceleration": table},
+        figures={
+            "acceleration": lambda: speedup_figure(table),
+            "acceleration_layers": lambda: layer_time_figure(layers),
+            "acceleration_pareto": lambda: pareto_figure(table),
+        },
+        answer=acceleration_answer(table),
+        body=[
+            acceleration_summary(table).round(1).to_markdown(index=False),
+            "",
+            "Speed-up over one tile per layer with the same number of tiles for every convolution; "
+            f"proportional: at least {100 * PROPORTIONAL:g} % of the number of tiles. A model of "
+            f"analog arrays, no measurement: {json.dumps(record['config'])}.",
+            "",
+            "![speed-up and cross-points against tiles](acceleration.png)",
+            "",
+            "![time of each layer](acceleration_layers.png)",
+            "",
+            "![speed-up against cross-points](acceleration_pareto.png)",
+        ],
+    )

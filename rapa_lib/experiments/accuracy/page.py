@@ -1,0 +1,41 @@
+"""The accuracy experiment's page: its tables and figures put together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rapa_lib.experiments.accuracy.figures import accuracy_figure, curves_figure
+from rapa_lib.experiments.accuracy.tables import (
+    accuracy_answer,
+    accuracy_summary,
+    accuracy_table,
+    curves_table,
+)
+from rapa_lib.experiments.plots import configuration_labels
+from rapa_lib.experiments.protocol import Collected
+
+
+def collect(records: Sequence[dict[str, Any]]) -> Collected:
+    """See :meth:`rapa_lib.experiments.protocol.Experiment.collect`."""
+    table, curves = accuracy_table(records), curves_table(records)
+    labels = configuration_labels(table).set_axis(table["run"])
+    named = curves.assign(label=curves["run"].map(labels))
+    return Collected(
+        tables={"accuracy": table, "accuracy_curves": curves},
+        figures={
+            "accuracy": lambda: accuracy_figure(table),
+            "accuracy_curves": lambda: curves_figure(named),
+        },
+        answer=accuracy_answer(table),
+        body=[
+            accuracy_summary(table).to_markdown(index=False, disable_numparse=True),
+            "",
+            "Test errors in percent: means over seeds, ± half a 95 % interval by Student's t where "
+            "there is more than one seed. Networks that draw assignments: mean over "
+            f"{table['draws'].max()} draws, majority vote and mean softmax of the same draws; "
+            "merged: mean kernels as one ordinary network, normalisation statistics re-estimated.",
+            "",
+            "![test error by tiling](accuracy.png)",
+            "",
+            "![learning curves](accuracy_curves.png)",
+        ],
+    )

@@ -1,0 +1,111 @@
+"""What the workflow and the report know of every experiment without running anything.
+
+An experiment is a folder of :mod:`rapa_lib.experiments`, a notebook of the same name, and an entry
+here. This module imports neither PyTorch nor pandas: the workflow reads it in every job.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Needs = Literal["data", "network", "nothing", "records"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The static facts of one experiment.
+
+    Args:
+        name: of its folder, its notebook, its key in a study's YAML and its table.
+        title: of its section in the report.
+        needs: what it begins with. ``"data"``: a data set, on which it trains networks itself;
+            ``"network"``: a network that the accuracy experiment trained; ``"nothing"``;
+            ``"records"``: the records of ``source`` alone: it has no runs, only tables and figures.
+        tables: CSV files that it leaves in a study's folder, without suffix.
+        figures: its figures there, each as PNG and SVG, without suffix.
+        leaves: files of a run beside ``record.json`` and the notebook; JSON files are handed to
+            ``collect`` with the record.
+        source: the experiment whose records it is derived from.
+    """
+
+    name: str
+    title: str
+    needs: Needs
+    tables: tuple[str, ...]
+    figures: tuple[str, ...]
+    leaves: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Everything that it leaves in a study's folder: tables, page, figures."""
+        pictures = [f"{name}{suffix}" for name in self.figures for suffix in (".png", ".svg")]
+        return (*(f"{name}.csv" for name in self.tables), f"{self.name}.md", *pictures)
+
+
+_ENTRIES = (
+    Entry(
+        "accuracy",
+        "Accuracy",
+        needs="data",
+        tables=("accuracy", "accuracy_curves"),
+        figures=("accuracy", "accuracy_curves"),
+        leaves=("curve.json", "similarity.json", "network.pt"),
+    ),
+    Entry(
+        "filter_similarity",
+        "Similarity of the tiles",
+        needs="network",
+        tables=("filter_similarity", "filter_similarity_penalty"),
+        figures=(
+            "filter_similarity",
+            "filter_similarity_tiles",
+            "filter_similarity_penalty",
+            "filter_similarity_filters",
+        ),
+    ),
+    Entry(
+        "adversarial_robustness",
+        "Adversarial robustness",
+        needs="network",
+        tables=("adversarial_robustness", "adversarial_robustness_strongest"),
+        figures=(
+            "adversarial_robustness",
+            "adversarial_robustness_draws",
+            "adversarial_robustness_examples",
+        ),
+    ),
+    Entry(
+        "analog_training",
+        "Analog tiles",
+        needs="data",
+        tables=("analog_training", "analog_training_inference"),
+        figures=("analog_training", "analog_training_imperfections"),
+    ),
+    Entry(
+        "fault_tolerance",
+        "Broken tiles",
+        needs="network",
+        tables=("fault_tolerance", "fault_tolerance_repairs"),
+        figures=("fault_tolerance",),
+    ),
+    Entry(
+        "acceleration",
+        "Acceleration",
+        needs="nothing",
+        tables=("acceleration",),
+        figures=("acceleration", "acceleration_layers", "acceleration_pareto"),
+    ),
+    Entry(
+        "tiles_accuracy",
+        "Error against speed-up",
+        needs="records",
+        tables=("tiles_accuracy",),
+        figures=("tiles_accuracy",),
+        source="accuracy",
+    ),
+)
+
+CATALOGUE: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""Every experiment by name, in the order of the report."""
