@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,18 +16,31 @@ from rapa_lib._checks import (
     check_real,
     check_sequence,
     checked,
+    choice,
     integer,
+    several,
 )
 
 LEVELS = ("published", "adaptive", "gradient_free")
+SOURCES = ("fresh", "mean", "vote", "merged", "copies")
 NORMS = {"linf": "L∞", "l2": "L2"}
 
 # Where an ε cannot matter any more: no image keeps its content.
 UNBOUNDED = {"linf": 0.5, "l2": 20.0}
 
 
+def budget(name: str, value: Any) -> float:
+    """Return a budget ε as a float above 0; a quotient in a string, ``"8/255"``, is one."""
+    if isinstance(value, str):
+        quotient = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", value.replace(" ", ""))
+        if quotient is None or float(quotient[2]) == 0:
+            raise ValueError(f"{name}: got {value!r}, allowed: numbers, quotients such as '8/255'")
+        value = float(quotient[1]) / float(quotient[2])
+    return check_real(name, value, low=0, open_low=True)
+
+
 @dataclass(frozen=True)
-class Attack:
+class Attack(Checked):
     """One of foolbox's attacks, and how the study uses it.
 
     Args:
@@ -49,25 +62,19 @@ class Attack:
         ValueError, TypeError: for what is not allowed, an attack that foolbox lacks included.
     """
 
-    level: str
+    level: str = choice(MISSING, LEVELS)
     name: str
     kind: str
-    norm: str
-    source: str
-    epsilons: tuple[float, ...] = ()
-    draws: int = 1
+    norm: str = choice(MISSING, NORMS)
+    source: str = choice(MISSING, SOURCES)
+    epsilons: tuple[float, ...] = several((), budget, of="budgets", empty=True)
+    draws: int = integer(1, low=1)
     options: dict[str, Any] = field(default_factory=dict)
-    restarts: int = 1
+    restarts: int = integer(1, low=1)
     purpose: str = "suite"
-    images: int | None = None
+    images: int | None = integer(None, low=1, optional=True)
 
-    def __post_init__(self) -> None:
-        check_choice("level", self.level, LEVELS)
-        check_choice("norm", self.norm, NORMS)
-        check_choice("source", self.source, ("fresh", "mean", "vote", "merged", "copies"))
-        check_int("draws", self.draws, low=1)
-        check_int("restarts", self.restarts, low=1)
-        check_epsilons("epsilons", self.epsilons)
+    def _check(self) -> None:
         made = self.make()
         if not isinstance(made, foolbox.attacks.base.AttackWithDistance):
             raise ValueError(f"attack: foolbox's {self.kind} minimises no distance")
@@ -88,16 +95,6 @@ class Attack:
     def steps(self) -> int:
         """Steps of the attack; 1 for those that take a single one."""
         return self.options.get("steps", 1)
-
-
-def budget(name: str, value: Any) -> float:
-    """Return a budget ε as a float above 0; a quotient in a string, ``"8/255"``, is one."""
-    if isinstance(value, str):
-        quotient = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", value.replace(" ", ""))
-        if quotient is None or float(quotient[2]) == 0:
-            raise ValueError(f"{name}: got {value!r}, allowed: numbers, quotients such as '8/255'")
-        value = float(quotient[1]) / float(quotient[2])
-    return check_real(name, value, low=0, open_low=True)
 
 
 def _budgets(name: str, values: Any) -> tuple[float, ...]:
@@ -225,10 +222,3 @@ def _gradient_free(settings: SuiteSettings) -> tuple[Attack, ...]:
         ),
         asked("boundary", "BoundaryAttack", options={"steps": 100 * settings.query_steps}),
     )  # fmt: skip
-
-
-def check_epsilons(name: str, values: Iterable[float]) -> tuple[float, ...]:
-    """Return budgets as floats above 0, ascending, without repetition."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers")
-    return tuple(sorted({check_real(name, e, low=0, open_low=True) for e in values}))
