@@ -1,6 +1,7 @@
 """What all figures share: style, files, the names of configurations, intervals."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
 
@@ -101,3 +102,9 @@ def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:
         axes.set_title(text)
     else:
         figure.suptitle(textwrap.fill(text, 90), x=0.01, ha="left", size="medium")
+
+
+def layer_text(layer: str) -> str:
+    """A layer in words: the study's network names its convolutions ``features.0.0`` and so on."""
+    found = re.fullmatch(r"features\.(\d+)\.0", layer)
+    return f"convolution {int(found[1]) + 1}" if found else layer
