@@ -123,3 +123,9 @@ def within_percent(axes: Axes, axis: Literal["x", "y"]) -> None:
     """Cut an axis of percentages to 0 to 100: intervals of few seeds can reach far beyond."""
     low, high = getattr(axes, f"get_{axis}lim")()
     getattr(axes, f"set_{axis}lim")(max(low, -2), min(high, 102))
+
+
+def layer_text(layer: str) -> str:
+    """A layer in words: the study's network names its convolutions ``features.0.0`` and so on."""
+    found = re.fullmatch(r"features\.(\d+)\.0", layer)
+    return f"convolution {int(found[1]) + 1}" if found else layer

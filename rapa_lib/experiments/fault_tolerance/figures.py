@@ -1,39 +1,86 @@
 """The fault experiment's figure: what broken tiles cost in error, and rerouting in time."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rapa_lib.experiments.fault_tolerance.experiment import tolerated_share
 from rapa_lib.experiments.plots import (
     STYLE,
     WIDTH,
     configuration_labels,
     joined,
     label_order,
-    with_interval,
+    layer_text,
 )
 from rapa_lib.instruments.statistics import mean_interval
 
 _GREY = "0.3"
-_LINES = {True: ("rerouted", "-", "o"), False: ("not rerouted", "--", "s")}
+_MARKERS = "os^DvPX*"  # lines are told apart in grey, too
+_REROUTED = {False: ("not rerouted", "--"), True: ("rerouted", "-")}
 
 
 def fault_figure(table: pd.DataFrame) -> Figure:
-    """Test error and remaining speed-up against the share of faulty tiles, rerouted and not.
+    """Test error and remaining speed-up against the share of faulty tiles.
 
-    A column a set of layers, a colour a configuration. A seed's errors are averaged over its draws
+    One column per set of layers; one row of errors without rerouting, one with it, and one of
+    speed-ups; in each panel one line per configuration. A seed's errors are averaged over its draws
     of faults first; intervals are over training seeds where a configuration has several, and over
     draws of faults where it has one. The title says which.
 
     Args:
-        table: rows of :func:`rapa_lib.fault_table`.
+        table: rows of ``fault_tolerance.csv``.
 
     Raises:
         ValueError: if there are no rows, or faults of more than one kind and strength.
     """
+    _check(table)
+    table = table.reset_index(drop=True)
+    table = table.assign(label=configuration_labels(table))
+    labels = label_order(table)
+    palette = sns.color_palette("colorblind", len(labels))
+    looks = {
+        label: {"color": colour, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
+        for i, (label, colour) in enumerate(zip(labels, palette, strict=True))
+    }
+    layers = sorted(pd.unique(table["layers"]), key=lambda name: (name != "all", name))
+    reroutes = [reroute for reroute in _REROUTED if (table["reroute"] == reroute).any()]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.0 + 2.1 * len(reroutes)))
+        panels = figure.subplots(
+            len(reroutes) + 1, len(layers), sharex=True, sharey="row", squeeze=False,
+            height_ratios=[3] * len(reroutes) + [2],
+        )  # fmt: skip
+        unit_of: dict[str, str] = {}
+        for name, column in zip(layers, panels.T, strict=True):
+            rows = table[table["layers"] == name]
+            for axes, reroute in zip(column, reroutes, strict=False):
+                style = {"linestyle": _REROUTED[reroute][1]}
+                own = {label: look | style for label, look in looks.items()}
+                unit_of |= _draw_errors(axes, rows[rows["reroute"] == reroute], own)
+            _draw_speeds(column[-1], rows, looks)
+            column[0].set_title(_where(name))
+        for axes, reroute in zip(panels[:, 0], reroutes, strict=False):
+            axes.set_ylabel(f"test error (%),\n{_REROUTED[reroute][0]}")
+        _finish(panels, joined(table["kind"]))
+        figure.suptitle(_title(table, unit_of), x=0.01, ha="left", fontsize="medium")
+        handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+        handles += [
+            Line2D(
+                [], [], color=_GREY, linestyle=_REROUTED[reroute][1], label=_REROUTED[reroute][0]
+            )
+            for reroute in reroutes
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+    return figure
+
+
+def _check(table: pd.DataFrame) -> None:
     if len(table) == 0:
         raise ValueError("table: got no rows")
     kinds = table[["kind", "strength"]].drop_duplicates()
@@ -42,46 +89,57 @@ def fault_figure(table: pd.DataFrame) -> Figure:
             f"table: got faults of kinds {joined(table['kind'])} and strengths "
             f"{joined(table['strength'])}, expected one of each"
         )
-    table = table.reset_index(drop=True)
-    table = table.assign(label=configuration_labels(table))
-    labels = label_order(table)
-    colours = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
-    layers = sorted(pd.unique(table["layers"]), key=lambda name: (name != "all", name))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 5.2))
-        panels = figure.subplots(
-            2, len(layers), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2)
+
+
+def _draw_errors(
+    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """A line of mean errors with intervals per configuration; returns what these are over."""
+    unit_of = {}
+    for i, (label, look) in enumerate(looks.items()):
+        line = rows[rows["label"] == label]
+        if len(line) == 0:
+            continue
+        errors, unit_of[label] = _by_unit(line)
+        summary = [mean_interval(values) for _, values in errors.groupby(level=0)]
+        means, low, high = map(list, zip(*summary, strict=True))
+        shares = errors.index.get_level_values(0).unique().sort_values()
+        bars = [[m - lo for m, lo in zip(means, low, strict=True)]]
+        bars.append([hi - m for m, hi in zip(means, high, strict=True)])
+        # Bars of several lines at one share stand beside each other.
+        beside = 0.012 * (i - (len(looks) - 1) / 2)
+        axes.errorbar(
+            shares + beside, means, yerr=bars, capsize=2, elinewidth=1, linewidth=1.3, **look
         )
-        unit_of = {}
-        for name, column in zip(layers, panels.T, strict=True):
-            rows = table[table["layers"] == name]
-            speeds = rows.groupby(["reroute", "share_faulty"])["speed_up"]
-            shared = len(labels) > 1 and (speeds.max() - speeds.min()).max() < 1e-9
-            for i, label in enumerate(labels):
-                for reroute, (_, style, marker) in _LINES.items():
-                    line = rows[(rows["label"] == label) & (rows["reroute"] == reroute)]
-                    if len(line) == 0:
-                        continue
-                    errors, unit_of[label] = _by_unit(line)
-                    look = {
-                        "color": colours[label], "linestyle": style, "marker": marker,
-                        "markersize": 4, "linewidth": 1.3,
-                    }  # fmt: skip
-                    _draw_intervals(column[0], errors, look, shift=(i - (len(labels) - 1) / 2))
-                    speed = line.groupby("share_faulty")["speed_up"].mean()
-                    # Configurations of equal speed would hide one another: one grey line for all.
-                    look["color"] = _GREY if shared else look["color"]
-                    column[1].plot(speed.index, speed, **look)
-            column[0].set_title(_where(name))
-            column[1].set_xlabel("share of faulty tiles")
-        panels[0, 0].set_ylabel("test error (%)")
-        panels[0, 0].set_ylim(0, min(100, panels[0, 0].get_ylim()[1]))
-        panels[1, 0].set_ylabel("speed-up left")
-        panels[1, 0].set_ylim(bottom=0)
-        panels[1, 0].xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
-        figure.suptitle(_title(table, unit_of), x=0.01, ha="left", fontsize="medium")
-        _add_legend(figure, table, colours)
-    return figure
+    return unit_of
+
+
+def _draw_speeds(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """The speed-up that is left; one grey line where all configurations have the same."""
+    speeds = rows.groupby(["reroute", "share_faulty"])["speed_up"]
+    shared = len(looks) > 1 and (speeds.max() - speeds.min()).max() < 1e-9
+    grey = {"color": _GREY, "marker": "none"}
+    lines = {None: grey} if shared else looks
+    for label, look in lines.items():
+        own = rows if label is None else rows[rows["label"] == label]
+        for reroute, line in own.groupby("reroute"):
+            speed = line.groupby("share_faulty")["speed_up"].mean()
+            style = {"linestyle": _REROUTED[bool(reroute)][1], "linewidth": 1.3}
+            axes.plot(speed.index, speed, **look | style)
+
+
+def _finish(panels: Any, kind: str) -> None:
+    """Limits and names of the axes; the rows of errors have the same."""
+    errors = panels[:-1, 0]
+    top = min(100, max(axes.get_ylim()[1] for axes in errors))
+    for axes in errors:
+        axes.set_ylim(0, top)
+    panels[-1, 0].set_ylabel("speed-up left")
+    panels[-1, 0].set_ylim(bottom=0)
+    panels[-1, 0].xaxis.set_major_locator(mpl.ticker.MultipleLocator(0.25))
+    panels[-1, 0].xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, 0, symbol=None))
+    for axes in panels[-1]:
+        axes.set_xlabel(f"{kind} tiles (%)")
 
 
 def _by_unit(line: pd.DataFrame) -> tuple[pd.Series, str]:
@@ -94,67 +152,11 @@ def _by_unit(line: pd.DataFrame) -> tuple[pd.Series, str]:
     return line.set_index(["share_faulty", "fault_draw"])["test_error"], unit
 
 
-def _draw_intervals(axes, errors: pd.Series, look: dict, *, shift: float) -> None:
-    summary = [mean_interval(values) for _, values in errors.groupby(level=0)]
-    means, low, high = map(list, zip(*summary, strict=True))
-    shares = errors.index.get_level_values(0).unique().sort_values()
-    bars = [[m - lo for m, lo in zip(means, low, strict=True)]]
-    bars.append([hi - m for m, hi in zip(means, high, strict=True)])
-    # Bars of several lines at one share stand beside each other.
-    axes.errorbar(shares + 0.008 * shift, means, yerr=bars, capsize=2, elinewidth=1, **look)
-
-
-def fault_summary(table: pd.DataFrame, points: float = 1.0) -> pd.DataFrame:
-    """The share of tiles that can fail for less than so many points, one row a configuration.
-
-    Args:
-        table: rows of ``fault_tolerance.csv``.
-        points: percentage points of test error.
-    """
-    table = table.assign(label=configuration_labels(table))
-    rows = []
-    for label in label_order(table):
-        part = table[table["label"] == label]
-        for found in tolerated_share(part, points).to_dict("records"):
-            rows.append(
-                {
-                    "tiling": label.replace("\n", ", "),
-                    "layers": found["layers"],
-                    "rerouted": "yes" if found["reroute"] else "no",
-                    "share": f"{100 * found['share_faulty']:.0f} %",
-                    "added error (points)": f"{found['added_error']:+.2f}",
-                    "speed-up left": f"{found['speed_up']:.1f}",
-                    "seeds": part["seed"].nunique(),
-                    "draws of faults": part["fault_draw"].nunique(),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def repair_summary(repairs: pd.DataFrame) -> pd.DataFrame:
-    """Test error after each repair, one row a configuration: means over seeds, as strings.
-
-    Args:
-        repairs: rows of ``fault_tolerance_repairs.csv``.
-    """
-    repairs = repairs.assign(label=configuration_labels(repairs))
-    kinds = list(repairs["repair"].unique())
-    rows = []
-    for label in label_order(repairs):
-        part = repairs[repairs["label"] == label]
-        by_seed = part.groupby(["repair", "seed"])["test_error"].mean()
-        rows.append(
-            {"tiling": label.replace("\n", ", ")}
-            | {kind: with_interval(by_seed[kind]) for kind in kinds}
-        )
-    return pd.DataFrame(rows)
-
-
 def _where(layers: str) -> str:
-    return "all layers" if layers == "all" else f"{layers} alone"
+    return "all layers" if layers == "all" else f"{layer_text(layers)} alone"
 
 
-def _title(table: pd.DataFrame, unit_of: dict[str, str]) -> str:
+def _title(table: pd.DataFrame, unit_of: Mapping[str, str]) -> str:
     kind = f"{joined(table['kind'])} tiles"
     if table["strength"].notna().any():
         kind += f" (strength {joined(table['strength'])})"
@@ -169,13 +171,3 @@ def _title(table: pd.DataFrame, unit_of: dict[str, str]) -> str:
         "one draw of faults" if over == "one draw of faults" else f"95 % t-intervals over {over}"
     )
     return f"{joined(table['dataset'])}, {joined(table['epochs'])} epochs; {kind}\n{shown}"
-
-
-def _add_legend(figure: Figure, table: pd.DataFrame, colours: dict) -> None:
-    handles = [Line2D([], [], color=colour, label=label) for label, colour in colours.items()]
-    handles += [
-        Line2D([], [], color=_GREY, linestyle=style, marker=marker, markersize=4, label=text)
-        for reroute, (text, style, marker) in _LINES.items()
-        if (table["reroute"] == reroute).any()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))

@@ -1,17 +1,22 @@
-"""The filter-similarity experiment: do tiles come to agree, and does the theory say so?"""
+"""The filter-similarity experiment: from a trained network to the record of its tiles."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
-from rapa_lib._checks import check_int, check_real
+from rapa_lib._checks import check_real, integer, several
 from rapa_lib._seeds import seeded
-from rapa_lib.data.datasets import Dataset
-from rapa_lib.experiments.records import provenance
+from rapa_lib.experiments.filter_similarity.page import collect
+from rapa_lib.experiments.protocol import Collected, Experiment, Record
+from rapa_lib.experiments.recipe import in_order
+from rapa_lib.experiments.records import plain, provenance
 from rapa_lib.experiments.trained import Trained
 from rapa_lib.instruments.penalty import (
     ALL_LAYERS,
@@ -26,13 +31,17 @@ from rapa_lib.instruments.similarity import (
     tiled_layers,
     unit_filters,
 )
-from rapa_lib.networks.network import RapaConvNet
 
 SHOWN_FILTERS, SHOWN_TILES = 12, 8
 
+_PENALTY_COLUMNS = [
+    "layer", "scale", "measured", "measured_error", "predicted", "predicted_error", "gauss_newton",
+    "gauss_newton_error", "merged_loss",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
-class FilterSimilarityRun:
+class FilterSimilarity(Experiment[Trained]):
     """What is measured of one trained network; checked when it is made.
 
     Args:
@@ -46,62 +55,80 @@ class FilterSimilarityRun:
         ValueError, TypeError: naming the argument.
     """
 
-    images: int = 200
-    draws: int = 64
-    probes: int = 32
-    scales: Sequence[float] = (1.0, 0.5, 0.25, 0.125, 0.0625)
-    seed: int = 0
+    name: ClassVar[str] = "filter_similarity"
 
-    def __post_init__(self) -> None:
-        if isinstance(self.scales, str) or not isinstance(self.scales, Sequence):
-            raise TypeError(f"scales: got {self.scales!r}, expected a list of numbers")
-        if not self.scales:
-            raise ValueError("scales: got none, expected at least one number")
-        plain = {
-            "images": check_int("images", self.images, low=1),
-            "draws": check_int("draws", self.draws, low=2),
-            "probes": check_int("probes", self.probes, low=2),
-            "scales": tuple(check_real("scales", s, low=0, open_low=True) for s in self.scales),
-            "seed": check_int("seed", self.seed, low=0),
-        }
-        # Python's own numbers: numpy's would make the record unreadable.
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+    images: int = integer(200, low=1)
+    draws: int = integer(64, low=2)
+    probes: int = integer(32, low=2)
+    scales: Sequence[float] = several(
+        (1.0, 0.5, 0.25, 0.125, 0.0625),
+        partial(check_real, low=0, open_low=True),
+        of="numbers above 0",
+    )
+    seed: int = integer(0, low=0)
 
-    def check(self, network: RapaConvNet, data: Dataset) -> None:
-        """Raise now what measuring this network would raise; its shapes are enough."""
-        if not tiled_layers(network):
+    def check(self, subject: Trained) -> None:
+        """Raise now what measuring this network would raise; its shapes are enough.
+
+        Raises:
+            ValueError: if no layer has several tiles, or there are fewer training images.
+        """
+        if not tiled_layers(subject.network):
             raise ValueError("network: no layer has several tiles, so none can be alike")
-        self._check_images(data)
+        self._check_images(subject)
 
-    def penalties(self, trained: Trained) -> pd.DataFrame:
+    def similarities(self, subject: Trained) -> pd.DataFrame:
+        """Similarity of the tiles over training, and the penalty where it was recorded.
+
+        Returns:
+            One row per recorded epoch and tiled layer: ``epoch``, the fields of
+            :class:`rapa_lib.LayerSimilarity`, ``penalty``, ``penalty_error``. If nothing was
+            recorded, the network as it is now stands for its last epoch.
+        """
+        recorded = subject.measurements
+        if not any("similarity" in taken for taken in recorded):
+            now = [asdict(layer) for layer in tile_similarity(subject.network, seed=self.seed)]
+            recorded = [{"epoch": subject.recipe.training.epochs, "similarity": now}]
+        rows = []
+        for taken in recorded:
+            penalties = {row["layer"]: row for row in taken.get("penalty", [])}
+            for layer in taken.get("similarity", []):
+                penalty = penalties.get(layer["layer"], {})
+                own = {
+                    "penalty": penalty.get("penalty", math.nan),
+                    "penalty_error": penalty.get("standard_error", math.nan),
+                }
+                rows.append({"epoch": taken["epoch"]} | layer | own)
+        measures = [field.name for field in fields(LayerSimilarity)]
+        columns = ["epoch", *measures, "penalty", "penalty_error"]
+        return pd.DataFrame(rows, columns=columns).rename(columns={"n_tiles": "layer_tiles"})
+
+    def penalties(self, subject: Trained) -> pd.DataFrame:
         """Penalty of random assignment, measured and predicted, as the deviations are scaled.
 
         Returns:
-            A row a layer and scale: ``layer``, ``scale``, ``measured``, ``measured_error``
+            One row per layer and scale: ``layer``, ``scale``, ``measured``, ``measured_error``
             (standard error), ``predicted``, ``predicted_error``, ``gauss_newton``,
             ``gauss_newton_error``, ``merged_loss``. Layer ``"all"`` is measured only. No rows where
             assignments are not drawn at random: no expectation exists.
+
+        Raises:
+            ValueError: if there are fewer training images.
         """
-        columns = [
-            "layer", "scale", "measured", "measured_error", "predicted", "predicted_error",
-            "gauss_newton", "gauss_newton_error", "merged_loss",
-        ]  # fmt: skip
-        if not self._has_expectation(trained):
-            return pd.DataFrame(columns=columns)
-        layers = tiled_layers(trained.network)
-        images, labels = self._chosen(trained)
+        if not _has_expectation(subject):
+            return pd.DataFrame(columns=_PENALTY_COLUMNS)
+        images, labels = self._chosen(subject)
         predicted = {
             name: predicted_penalty(
-                trained.network, images, labels, name, probes=self.probes, seed=self.seed
+                subject.network, images, labels, name, probes=self.probes, seed=self.seed
             )
-            for name in layers
+            for name in tiled_layers(subject.network)
         }
         rows = []
         for scale in self.scales:
-            network = scale_deviations(trained.network, scale)
+            network = scale_deviations(subject.network, scale)
             for found in measured_penalty(network, images, labels, self.draws, seed=self.seed):
-                row = dict.fromkeys(columns, math.nan) | {
+                row = dict.fromkeys(_PENALTY_COLUMNS, math.nan) | {
                     "layer": found.layer,
                     "scale": scale,
                     "measured": found.penalty,
@@ -117,97 +144,66 @@ class FilterSimilarityRun:
                         "gauss_newton_error": scale**2 * layer.gauss_newton_standard_error,
                     }
                 rows.append(row)
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=_PENALTY_COLUMNS)
 
-    def pulls(self, trained: Trained) -> dict[str, float]:
+    def pulls(self, subject: Trained) -> dict[str, float]:
         """Cosine between ∂R/∂δ (Gauss–Newton form) and δ, by layer.
 
-        1 is a pull straight to the mean.
-        Empty where assignments are not drawn at random.
+        Returns:
+            1 is a pull straight to the mean; empty where assignments are not drawn at random.
+
+        Raises:
+            ValueError: if there are fewer training images.
         """
-        if not self._has_expectation(trained):
+        if not _has_expectation(subject):
             return {}
-        images, labels = self._chosen(trained)
+        images, labels = self._chosen(subject)
         found = {}
-        for name, layer in tiled_layers(trained.network).items():
+        for name, layer in tiled_layers(subject.network).items():
             gradient, _ = penalty_gradient(
-                trained.network, images, labels, name,
+                subject.network, images, labels, name,
                 curvature="gauss_newton", probes=self.probes, seed=self.seed,
             )  # fmt: skip
             weight = layer.weight.detach()
             found[name] = _cosine(gradient, weight - weight.mean(0))
         return found
 
-    def similarities(self, trained: Trained) -> pd.DataFrame:
-        """Similarity of the tiles over training, and the penalty where it was recorded.
-
-        Returns:
-            A row a recorded epoch and tiled layer: ``epoch``, the fields of
-            :class:`rapa_lib.LayerSimilarity`, ``penalty``, ``penalty_error``. If nothing was
-            recorded, the network as it is now stands for its last epoch.
-        """
-        recorded = trained.measurements
-        if not any("similarity" in taken for taken in recorded):
-            now = [asdict(layer) for layer in tile_similarity(trained.network, seed=self.seed)]
-            recorded = [{"epoch": trained.run.epochs, "similarity": now}]
-        rows = []
-        for taken in recorded:
-            penalties = {row["layer"]: row for row in taken.get("penalty", [])}
-            for layer in taken.get("similarity", []):
-                penalty = penalties.get(layer["layer"], {})
-                rows.append(
-                    {"epoch": taken["epoch"]}
-                    | layer
-                    | {
-                        "penalty": penalty.get("penalty", math.nan),
-                        "penalty_error": penalty.get("standard_error", math.nan),
-                    }
-                )
-        measures = [field.name for field in fields(LayerSimilarity)]
-        columns = ["epoch", *measures, "penalty", "penalty_error"]
-        return pd.DataFrame(rows, columns=columns).rename(columns={"n_tiles": "layer_tiles"})
-
-    def record(self, trained: Trained, similarities: pd.DataFrame) -> dict[str, Any]:
-        """Measure what is left to measure: all that the study's tables and figures are made of.
-
-        Args:
-            trained: the network.
-            similarities: what :meth:`similarities` gave.
-        """
+    def _measure(self, subject: Trained, folder: Path | None, progress: bool) -> Record:
+        subject.recipe.use_threads()
         return {
-            **trained.labels(),
-            "measurement": asdict(self),
-            "similarities": _plain(similarities),
-            "penalties": _plain(self.penalties(trained)),
-            "pulls": self.pulls(trained),
-            "filters": shown_filters(trained.network),
-            **provenance(next(trained.network.parameters()).device),
-            "data_fingerprint": trained.data.fingerprint,
-            "config": trained.run.parameters(),
+            **subject.labels(),
+            "measurement": self.settings(),
+            "similarities": plain(self.similarities(subject)),
+            "penalties": plain(self.penalties(subject)),
+            "pulls": self.pulls(subject),
+            "filters": shown_filters(subject.network),
+            **provenance(subject.device),
+            "data_fingerprint": subject.data.fingerprint,
+            "config": in_order(subject.parameters),
         }
 
-    def _check_images(self, data: Dataset) -> None:
-        if self.images > len(data.train_images):
+    @classmethod
+    def collect(cls, records: Sequence[Record]) -> Collected:
+        """See :meth:`Experiment.collect`."""
+        return collect(records)
+
+    def _check_images(self, subject: Trained) -> None:
+        there = len(subject.data.train_images)
+        if self.images > there:
             raise ValueError(
-                f"images: got {self.images}, but {data.name} has {len(data.train_images)} training "
-                "images"
+                f"images: got {self.images}, but {subject.data.name} has {there} training images"
             )
 
-    @staticmethod
-    def _has_expectation(trained: Trained) -> bool:
-        layers = tiled_layers(trained.network).values()
-        return bool(layers) and all(layer.tiling == "random" for layer in layers)
-
-    def _chosen(self, trained: Trained):
-        data, device = trained.data, next(trained.network.parameters()).device
-        self._check_images(data)
+    def _chosen(self, subject: Trained) -> tuple[Tensor, Tensor]:
+        data, device = subject.data, subject.device
+        self._check_images(subject)
         with seeded(self.seed):
             chosen = torch.randperm(len(data.train_images))[: self.images]
-        images = trained.scaling(data.train_images[chosen].to(device))
+        images = subject.scaling(data.train_images[chosen].to(device))
         return images, data.train_labels[chosen].to(device)
 
 
-def shown_filters(network) -> list:
+def shown_filters(network: nn.Module) -> list[Any]:
     """Filters of the first tiled layer as pictures: the most alike and the least alike over tiles.
 
     Returns:
@@ -230,11 +226,10 @@ def shown_filters(network) -> list:
     return torch.round(shown, decimals=3).double().mul(1000).round().div(1000).tolist()
 
 
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+def _has_expectation(subject: Trained) -> bool:
+    return subject.recipe.network.kind.expectation and bool(tiled_layers(subject.network))
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
     scale = float(a.norm() * b.norm())
     return float((a * b).sum()) / scale if scale else 0.0
-
-
-def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows that JSON can hold: what is not a number becomes null."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")

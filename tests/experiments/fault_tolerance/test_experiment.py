@@ -10,24 +10,22 @@ import papermill
 import pytest
 import torch
 from PIL import Image
-from tiny import same_bits, tiny_dataset, tiny_network
+from tiny import SHAPE, same_bits, tiny_dataset, tiny_network
 
 from rapa_lib import InputScaling
 from rapa_lib._seeds import Purpose, seeded
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun, save_run
-from rapa_lib.experiments.fault_tolerance.experiment import (
-    FaultSweep,
-    fault_record,
-    fault_table,
-    save_faults,
-    tolerated_share,
-)
+from rapa_lib.experiments.fault_tolerance import EXPERIMENT, FaultTolerance
+from rapa_lib.experiments.fault_tolerance.tables import fault_table, tolerated_share
+from rapa_lib.experiments.protocol import experiment
+from rapa_lib.experiments.recipe import Recipe
+from rapa_lib.experiments.records import read_runs
+from rapa_lib.experiments.trained import Trained, save_network, train_recipe
 from rapa_lib.instruments.faults import draw_faults, fine_tune, tile_faults
 from rapa_lib.training import error_percent, predict
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIRST, SECOND = "features.0.0", "features.1.0"
-SWEEP = FaultSweep(
+SWEEP = FaultTolerance(
     shares=[0, 0.5, 0.9], fault_draws=2, n_images=20, repair_share=0.5, fine_tune_steps=2
 )
 
@@ -36,30 +34,31 @@ def scaling():
     return InputScaling.of(tiny_dataset().train_images)
 
 
+def subject(network, **changes):
+    """A network with what belongs to it."""
+    recipe = Recipe.of(**SHAPE | changes, device="cpu")
+    return Trained(network, scaling(), recipe, tiny_dataset(), recipe.flat(), [])
+
+
 def trained():
     network = tiny_network()
     fine_tune(network, tiny_dataset(), scaling(), 40, batch_size=16, learning_rate=0.05)
-    return network.eval()
+    return subject(network.eval(), seed=3)
 
 
 @pytest.fixture(scope="module")
 def network():
-    return trained()
+    return trained().network
 
 
 @pytest.fixture(scope="module")
 def rows(network):
-    return SWEEP.measure(network, tiny_dataset(), scaling(), progress=False)
+    return SWEEP.errors(subject(network), progress=False)
 
 
 @pytest.fixture(scope="module")
 def repairs(network):
-    return SWEEP.measure_repairs(network, tiny_dataset(), scaling(), progress=False)
-
-
-def record_of(network, rows, repairs, **changes):
-    run = AccuracyRun(n_tiles=(4, 2, 1), channels=(4, 4, 6), kernel_sizes=(3, 3, 3), device="cpu")
-    return fault_record(SWEEP, replace(run, **changes), network, tiny_dataset(), rows, repairs)
+    return SWEEP.repairs(subject(network), progress=False)
 
 
 def test_there_is_a_row_for_every_cell(rows):
@@ -86,8 +85,8 @@ def test_errors_are_those_of_the_network_with_these_faults(network, rows):
     for row in rows:
         names = [FIRST, SECOND] if row["layers"] == "all" else [row["layers"]]
         faults = draw_faults(network, share=row["share"], layers=names, seed=row["fault_seed"])
-        lots = seeded(0, Purpose.FAULT_DRAWS, row["fault_draw"])
-        with tile_faults(network, faults, reroute=row["reroute"]), lots:
+        draws = seeded(0, Purpose.FAULT_DRAWS, row["fault_draw"])
+        with tile_faults(network, faults, reroute=row["reroute"]), draws:
             logits = predict(network, chosen.test_images, scaling())
         assert row["test_error"] == error_percent(logits, chosen.test_labels)
     errors = pd.DataFrame(rows).groupby(["share", "reroute"])["test_error"].mean()
@@ -112,16 +111,16 @@ def test_products_and_speed_are_of_the_rows_faults(rows):
 
 
 def test_the_experiment_repeats_and_leaves_network_and_stream_alone(rows, repairs):
-    network = trained()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    again = trained()
+    before = {name: value.clone() for name, value in again.network.state_dict().items()}
     torch.manual_seed(2)
     expected = torch.rand(2)
     torch.manual_seed(2)
-    assert SWEEP.measure(network, tiny_dataset(), scaling(), progress=False) == rows
-    assert SWEEP.measure_repairs(network, tiny_dataset(), scaling(), progress=False) == repairs
+    assert SWEEP.errors(again, progress=False) == rows
+    assert SWEEP.repairs(again, progress=False) == repairs
     assert torch.equal(torch.rand(2), expected)
-    assert same_bits(before, network.state_dict())
-    other = replace(SWEEP, seed=1).measure(network, tiny_dataset(), scaling(), progress=False)
+    assert same_bits(before, again.network.state_dict())
+    other = replace(SWEEP, seed=1).errors(again, progress=False)
     assert [row["fault_seed"] for row in other] != [row["fault_seed"] for row in rows]
 
 
@@ -147,24 +146,24 @@ def test_repairs_are_compared_on_the_same_faults(network, rows, repairs):
 def test_every_kind_of_fault_runs(network):
     for kind, strength in (("stuck", None), ("drifted", 0.5), ("noisy", 1.0)):
         sweep = replace(SWEEP, kind=kind, strength=strength, shares=(0.5,), fault_draws=1)
-        rows = sweep.measure(network, tiny_dataset(), scaling(), progress=False)
+        rows = sweep.errors(subject(network), progress=False)
         assert {(row["kind"], row["strength"]) for row in rows} == {(kind, strength)}
-        sweep.measure_repairs(network, tiny_dataset(), scaling(), progress=False)
+        sweep.repairs(subject(network), progress=False)
 
 
 def test_a_network_without_tiles_to_lose_is_refused():
     for tiling, message in (("none", "model: it has no RapaConv2d"), ("random", "every layer has")):
         network = tiny_network(tiling=tiling, n_tiles=(1, 1, 1))
-        for measure in (SWEEP.measure, SWEEP.measure_repairs):
+        for refuse in (SWEEP.check, SWEEP.measure, SWEEP.errors, SWEEP.repairs):
             with pytest.raises(ValueError, match=message):
-                measure(network, tiny_dataset(), scaling(), progress=False)
+                refuse(subject(network, tiling=tiling, n_tiles=(1, 1, 1)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"shares": [0.5, 2]}, ValueError, "shares: got 2.0"),
-        ({"shares": []}, ValueError, r"shares: got \(\), expected different"),
+        ({"shares": []}, ValueError, r"shares: got \(\), expected at least one"),
         ({"shares": [0.5, 0.5]}, ValueError, "shares: got .*expected different"),
         ({"shares": 0.5}, TypeError, "shares: got 0.5, expected a sequence"),
         ({"reroute": [1]}, TypeError, "reroute: got 1"),
@@ -176,39 +175,46 @@ def test_a_network_without_tiles_to_lose_is_refused():
         ({"repair_share": -1}, ValueError, "repair_share: got -1"),
         ({"fine_tune_steps": 0}, ValueError, "fine_tune_steps: got 0"),
         ({"seed": -1}, ValueError, "seed: got -1"),
-        ({"threads": -1}, ValueError, "threads: got -1"),
     ],
 )
 def test_wrong_parameters_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        FaultSweep(**arguments)
+        FaultTolerance(**arguments)
 
 
 # --- Records ----------------------------------------------------------------------------------
 
 
-def test_records_come_back_from_their_files(tmp_path, network, rows, repairs):
-    record = record_of(network, rows, repairs, seed=3)
-    save_faults(tmp_path / "new", record)
-    path = tmp_path / "new" / "record.json"
-    assert json.loads(path.read_text()) == record
+def test_records_come_back_from_their_files(tmp_path, rows, repairs):
+    record = SWEEP.measure(trained(), tmp_path / "new", progress=False)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["record.json"]
+    assert read_runs([tmp_path / "new"]) == [record]
     assert {"git_commit", "torch_version", "device", "data_fingerprint", "sweep"} <= set(record)
     assert record["sweep"]["shares"] == [0, 0.5, 0.9]
-    table = fault_table([path, record_of(network, rows, repairs, seed=4)])
+    assert EXPERIMENT.of(**record["sweep"]) == SWEEP
+    table = fault_table([record | {"seed": 4}, record])
     assert len(table) == 2 * len(rows)
     assert table["seed"].tolist() == [3] * len(rows) + [4] * len(rows)
     assert set(table["n_tiles"]) == {"4-2-1"}
     assert set(table["dataset"]) == {"tiny bands"}
     assert table["test_error"].tolist() == 2 * [row["test_error"] for row in rows]
-    assert len(fault_table([path], "repairs")) == len(repairs)
+    assert len(fault_table([record], "repairs")) == len(repairs)
+    assert experiment("fault_tolerance") is EXPERIMENT is FaultTolerance
+    collected = EXPERIMENT.collect([record])
+    entry = EXPERIMENT.entry()
+    assert (tuple(collected.tables), tuple(collected.figures)) == (entry.tables, entry.figures)
+    pd.testing.assert_frame_equal(collected.tables["fault_tolerance"], fault_table([record]))
 
 
-def test_unreadable_records_are_named(tmp_path):
-    (tmp_path / "record.json").write_text("{}")
-    for path in (tmp_path / "record.json", tmp_path / "none.json"):
-        with pytest.raises(ValueError, match=f"record: cannot read .*{path.name}"):
-            fault_table([path])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^output: "):
+        SWEEP.measure(trained(), tmp_path / "file", progress=False)
+
+
+def test_unreadable_records_are_named():
+    with pytest.raises(ValueError, match="record: cannot read one of mine: KeyError"):
+        fault_table([{"run": "mine"}])
     with pytest.raises(ValueError, match="records: none to collect"):
         fault_table([])
 
@@ -273,24 +279,23 @@ def run_notebook(tmp_path, **parameters):
 
 
 def test_the_notebook_measures_a_network_of_the_accuracy_experiment(tmp_path, digits):
-    run = AccuracyRun(
-        dataset=str(digits), channels=(4, 4, 6), kernel_sizes=(3, 3, 3), n_tiles=(4, 2, 1),
-        epochs=1, batch_size=16, seed=5, threads=1, draws=1, device="cpu",
-    )  # fmt: skip
-    data = run.load_data()
-    network = run.build_network(data)
-    training = run.train(network, data, progress=False)
-    errors = run.evaluate(network, data, training.scaling)
-    save_run(tmp_path / "run", run, network, data, training, errors)
-    record, answer = run_notebook(tmp_path, network=str(tmp_path / "run" / "network.pt"))
+    recipe = Recipe.of(
+        **SHAPE, dataset=str(digits), epochs=1, batch_size=16, seed=5, threads=1, device="cpu"
+    )
+    data = recipe.data.load()
+    network, training = train_recipe(recipe, data, progress=False)
+    path = tmp_path / "network.pt"
+    save_network(path, network, training.scaling, data, recipe.flat())
+    record, answer = run_notebook(tmp_path, network=str(path))
     assert record["seed"] == 5
     assert record["n_tiles"] == "4-2-1"
     assert len(record["rows"]) == 3 * 2 * 2 * 2
-    sweep = FaultSweep(shares=(0.0, 0.5), fault_draws=2, fine_tune_steps=1, threads=1)
-    assert record["rows"] == sweep.measure(network, data, training.scaling, progress=False)
+    sweep = FaultTolerance(shares=(0.0, 0.5), fault_draws=2, fine_tune_steps=1)
+    own = Trained(network.eval(), training.scaling, recipe, data, recipe.flat(), [])
+    assert record["rows"] == sweep.errors(own, progress=False)
     error = pd.DataFrame(record["repairs"]).groupby("repair")["test_error"].mean()
-    assert f"the test error is {error['none']:.2f} %" in answer
-    assert "all layers, not rerouted" in answer
+    assert f"the test error of `random` is {error['none']:.2f} %" in answer
+    assert "all layers at once, not rerouted" in answer
 
 
 def test_the_notebook_trains_a_network_where_none_is_given(tmp_path, digits):

@@ -1,4 +1,4 @@
-"""The fault experiment's figure shows the numbers of the table that it was given, only these."""
+"""The fault experiment's figure and summaries show the numbers of their tables, only these."""
 
 import json
 
@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rapa_lib.experiments.fault_tolerance.figures import fault_figure, fault_summary, repair_summary
+from rapa_lib.experiments.fault_tolerance.figures import fault_figure
+from rapa_lib.experiments.fault_tolerance.tables import (
+    fault_answer,
+    fault_summary,
+    repair_summary,
+    tolerated_shares,
+)
 from rapa_lib.experiments.plots import save_figure
 from rapa_lib.instruments.statistics import mean_interval
 
@@ -42,16 +48,17 @@ def fault_rows(seeds=(0, 1, 2), draws=(0, 1), tilings=TILINGS):
 
 
 def lines(figure):
-    """(shares, means, half widths, style) of the upper panels' lines, by panel."""
+    """(shares, means, half widths, style) of the lines of errors, by set of layers and row."""
     figure.draw_without_rendering()
     found = {}
-    for axes in figure.axes[: len(figure.axes) // 2]:
-        found[axes.get_title(loc="left")] = []
+    for index, axes in enumerate(figure.axes[: -len(LAYERS)]):
+        title = figure.axes[index % len(LAYERS)].get_title(loc="left")
+        name = figure.axes[index - index % len(LAYERS)].get_ylabel().split("\n")[1]
         for line, _, bars in (container.lines for container in axes.containers):
             segments = [one for one in bars[0].get_segments() if len(one)]
             half = [(high - low) / 2 for (_, low), (_, high) in segments]
             drawn = np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), half
-            found[axes.get_title(loc="left")].append((*drawn, line.get_linestyle()))
+            found.setdefault((title, name), []).append((*drawn, line.get_linestyle()))
     return found
 
 
@@ -60,25 +67,23 @@ def test_means_and_intervals_are_those_of_the_table(seeds):
     table = fault_rows(seeds)
     figure = fault_figure(table)
     panels = lines(figure)
-    assert list(panels) == ["all layers", "features.0.0 alone"]
+    assert len(panels) == 4  # tilings share a panel: they are what is compared
     unit = "seed" if len(seeds) > 1 else "fault_draw"
-    for layers, title in (("all", "all layers"), ("features.0.0", "features.0.0 alone")):
-        drawn = panels[title]
-        assert len(drawn) == 4
-        i = 0
-        for tiling in TILINGS:
-            for reroute in (True, False):
+    for layers, title in (("all", "all layers"), ("features.0.0", "convolution 1 alone")):
+        for reroute, name in ((False, "not rerouted"), (True, "rerouted")):
+            drawn = panels[title, name]
+            for tiling, (shares, means, half, style) in zip(TILINGS, drawn, strict=True):
                 rows = table[(table["layers"] == layers) & (table["tiling"] == tiling)]
                 rows = rows[rows["reroute"] == reroute]
                 units = rows.groupby(["share_faulty", unit])["test_error"].mean()
-                shares, means, half, style = drawn[i]
                 assert style == NAMES[reroute]
                 assert shares == pytest.approx(SHARES, abs=0.02)
                 for k, share in enumerate(SHARES):
                     mean, low, _ = mean_interval(units[share])
                     assert means[k] == pytest.approx(mean)
                     assert half[k] == pytest.approx(mean - low)
-                i += 1
+    limits = {axes.get_ylim() for axes in figure.axes[: -len(LAYERS)]}
+    assert len(limits) == 1  # errors compare over all panels
     title = figure.get_suptitle()
     assert "digits, 4 epochs; dead tiles" in title
     over = "training seeds" if len(seeds) > 1 else "draws of faults"
@@ -109,12 +114,12 @@ def test_shares_that_came_to_the_same_tiles_count_once():
 
 def test_speed_is_drawn_below_once_where_all_have_the_same():
     table = fault_rows((0,))
-    below = fault_figure(table).axes[2]
+    below = fault_figure(table).axes[-2]
     speeds = {line.get_linestyle(): list(line.get_ydata()) for line in below.lines}
     assert speeds == {"-": [4, 2, 1], "--": [4, 4, 4]}
     assert {line.get_color() for line in below.lines} == {"0.3"}
     faster = table["speed_up"].where(table["tiling"] == "image", 2 * table["speed_up"])
-    below = fault_figure(table.assign(speed_up=faster)).axes[2]
+    below = fault_figure(table.assign(speed_up=faster)).axes[-2]
     assert {tuple(line.get_ydata()) for line in below.lines} == {
         (4, 2, 1), (4, 4, 4), (8, 4, 2), (8, 8, 8),
     }  # fmt: skip
@@ -126,7 +131,7 @@ def test_the_legend_names_what_is_there():
         return [text.get_text() for text in fault_figure(table).legends[0].get_texts()]
 
     table = fault_rows((0,))
-    assert legend(table) == ["image", "random", "rerouted", "not rerouted"]
+    assert legend(table) == ["image", "random", "not rerouted", "rerouted"]
     assert legend(table[table["reroute"]]) == ["image", "random", "rerouted"]
 
 
@@ -154,7 +159,7 @@ def test_the_summary_gives_the_share_that_can_fail_by_configuration():
     for row in summary.to_dict("records"):
         part = table[
             (table["tiling"] == row["tiling"])
-            & (table["layers"] == row["layers"])
+            & (table["layers"] == {"all": "all", "convolution 1": "features.0.0"}[row["layers"]])
             & (table["reroute"] == (row["rerouted"] == "yes"))
         ]
         means = part.groupby("share_faulty")["test_error"].mean()
@@ -176,3 +181,43 @@ def test_repairs_are_means_over_seeds_of_means_over_draws():
         for repair in ("none", "rerouted"):
             mean, low, _ = mean_interval(by_seed[tiling, repair])
             assert summary.loc[tiling, repair] == f"{mean:.2f} ± {mean - low:.2f}"
+
+
+def repair_rows(**changes):
+    """Rows of two repairs, and of no faults and no repair, at half of the tiles."""
+    rows = fault_rows((0, 1))
+    rows = rows[(rows["layers"] == "all") & (rows["share"] == 0.5) & rows["reroute"]]
+    repairs = {"no faults": -15, "none": 0, "rerouted": -10, "fine-tuned": -5}
+    parts = [
+        rows.assign(repair=name, test_error=rows["test_error"] + less)
+        for name, less in repairs.items()
+    ]
+    return pd.concat(parts, ignore_index=True).assign(**changes)
+
+
+def test_the_answer_has_three_lines_from_the_tables():
+    table, repairs = fault_rows((0, 1)), repair_rows()
+    # Rerouted, a quarter less error: `image` alone stays within a point up to a half.
+    spared = table["reroute"] & (table["tiling"] == "image") & (table["share"] == 0.5)
+    table.loc[spared, "test_error"] = table.loc[spared, "test_error"] - 10
+    first, second, third = fault_answer(table, repairs)
+    assert "dead for less than 1 point" in first
+    assert "0 % of all layers at once, not rerouted; " in first
+    found = tolerated_shares(table)
+    best = found[(found["label"] == "image") & found["reroute"]].iloc[0]
+    assert best["share_faulty"] == 0.5
+    shown = f"(`image`, {best['added_error']:+.2f} points, 2.0 times as fast as one tile)"
+    assert f"50 % of all layers at once, rerouted {shown}" in first
+    assert "50 % of one layer alone, rerouted (`image`, convolution 1, " in first
+    errors = repair_summary(repairs).set_index("tiling").loc["random"]
+    assert second.startswith("With 50 % of all tiles dead, the test error of `random` is")
+    assert f"is {errors['none']} % (without faults {errors['no faults']} %)" in second
+    assert f"rerouted {errors['rerouted']} %; fine-tuned {errors['fine-tuned']} %." in second
+    assert third.endswith("15.0, and 15.0 to 15.0 to the others.")
+
+
+def test_the_answer_for_one_configuration_compares_it_with_no_other():
+    table, repairs = fault_rows((0,), tilings=["image"]), repair_rows()
+    first, second = fault_answer(table, repairs[repairs["tiling"] == "image"])
+    assert "tiles of `image` can be dead" in first
+    assert "the test error of `image` is" in second

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,22 @@ import torch
 from tiny import SHAPE, tiny_dataset, tiny_network
 
 from rapa_lib._seeds import seeded
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun
+from rapa_lib.experiments.filter_similarity import EXPERIMENT, FilterSimilarity
 from rapa_lib.experiments.filter_similarity.experiment import (
     SHOWN_FILTERS,
     SHOWN_TILES,
-    FilterSimilarityRun,
     shown_filters,
 )
-from rapa_lib.experiments.records import write_json
-from rapa_lib.experiments.trained import Trained
+from rapa_lib.experiments.protocol import experiment
+from rapa_lib.experiments.recipe import Recipe
+from rapa_lib.experiments.tracking import Tracking
+from rapa_lib.experiments.trained import Trained, train_recipe
 from rapa_lib.instruments.penalty import measured_penalty, predicted_penalty
 from rapa_lib.instruments.similarity import tile_similarity, tiled_layers
 
 LAYERS = ["features.0.0", "features.1.0"]
 SMOOTH = {"pooling": "avg", "activation": "tanh"}
-SMALL = FilterSimilarityRun(images=8, draws=3, probes=3, scales=(1, 0.5), seed=2)
+SMALL = FilterSimilarity(images=8, draws=3, probes=3, scales=(1, 0.5), seed=2)
 COLUMNS = [
     "layer", "scale", "measured", "measured_error", "predicted", "predicted_error",
     "gauss_newton", "gauss_newton_error", "merged_loss",
@@ -33,14 +34,21 @@ COLUMNS = [
 
 
 def make(**changes):
-    run = AccuracyRun(
-        **SHAPE | SMOOTH | {"epochs": 2, "batch_size": 16, "penalty_every": 2, "seed": 4} | changes,
-        device="cpu",
+    recipe = Recipe.of(
+        **SHAPE | SMOOTH | {"epochs": 2, "batch_size": 16, "seed": 4} | changes, device="cpu"
     )
-    data = tiny_dataset()
-    network = run.build_network(data)
-    training = run.train(network, data, progress=False)
-    return Trained(network.eval(), training.scaling, run, data, training.measurements)
+    data, tracking = tiny_dataset(), Tracking(penalty_every=2)
+    network, training = train_recipe(recipe, data, tracking=tracking, progress=False)
+    parameters = recipe.flat() | vars(tracking)
+    return Trained(
+        network.eval(), training.scaling, recipe, data, parameters, training.measurements
+    )
+
+
+def with_network(trained, **changes):
+    """The same with another network, untrained, and the recipe of that."""
+    recipe = Recipe.of(**trained.recipe.flat() | changes)
+    return replace(trained, network=tiny_network(**SMOOTH | changes).eval(), recipe=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +73,9 @@ def penalties(trained):
         ({"probes": 1}, ValueError, "probes: got 1, allowed: at least 2"),
         ({"probes": True}, TypeError, "probes: got True, expected an integer"),
         ({"seed": -1}, ValueError, "seed: got -1, allowed: at least 0"),
-        ({"scales": "1"}, TypeError, "scales: got '1', expected a list of numbers"),
-        ({"scales": 0.5}, TypeError, "scales: got 0.5, expected a list of numbers"),
-        ({"scales": []}, ValueError, "scales: got none, expected at least one"),
+        ({"scales": "1"}, TypeError, "scales: got '1', expected a sequence of numbers above 0"),
+        ({"scales": 0.5}, TypeError, "scales: got 0.5, expected a sequence of numbers above 0"),
+        ({"scales": []}, ValueError, r"scales: got \(\), expected at least one"),
         ({"scales": [1, 0]}, ValueError, "scales: got 0.0, allowed: finite, above 0"),
         ({"scales": [math.inf]}, ValueError, "scales: got inf, allowed: finite, above 0"),
         ({"scales": [1, "0.5"]}, TypeError, "scales: got '0.5', expected a number"),
@@ -75,13 +83,13 @@ def penalties(trained):
 )
 def test_bad_values_are_named_when_the_run_is_made(arguments, error, message):
     with pytest.raises(error, match=f"^{message}"):
-        FilterSimilarityRun(**arguments)
+        FilterSimilarity(**arguments)
 
 
 def test_a_run_cannot_be_changed_and_holds_python_s_own_numbers():
-    run = FilterSimilarityRun(images=np.int64(7), seed=np.int32(3), scales=[np.float64(0.5), 1])
-    assert run == FilterSimilarityRun(images=7, seed=3, scales=(0.5, 1.0))
-    assert json.loads(json.dumps(asdict(run)))["scales"] == [0.5, 1.0]
+    run = FilterSimilarity(images=np.int64(7), seed=np.int32(3), scales=[np.float64(0.5), 1])
+    assert run == FilterSimilarity(images=7, seed=3, scales=(0.5, 1.0))
+    assert json.loads(json.dumps(run.settings()))["scales"] == [0.5, 1.0]
     with pytest.raises(FrozenInstanceError):
         run.seed = 1
 
@@ -92,17 +100,19 @@ def test_more_images_than_there_are_are_refused(trained):
     for refuse in (
         lambda: run.penalties(trained),
         lambda: run.pulls(trained),
-        lambda: run.check(trained.run.build_network(trained.data, "meta"), trained.data),
+        lambda: run.check(Trained.planned(trained.recipe, trained.data, {})),
+        lambda: run.measure(trained),
     ):
         with pytest.raises(ValueError, match=message):
             refuse()
 
 
-def test_a_network_without_tiles_is_refused_where_tiles_are_compared():
-    for network in (tiny_network(tiling="none"), tiny_network(n_tiles=(1, 1, 1))):
-        with pytest.raises(ValueError, match=r"^network: no layer has several tiles"):
-            SMALL.check(network, tiny_dataset())
-    replace(SMALL, images=48).check(tiny_network(tiling="image"), tiny_dataset())
+def test_a_network_without_tiles_is_refused_where_tiles_are_compared(trained):
+    for changes in ({"tiling": "none"}, {"n_tiles": (1, 1, 1)}):
+        for refuse in (SMALL.check, SMALL.measure):
+            with pytest.raises(ValueError, match=r"^network: no layer has several tiles"):
+                refuse(with_network(trained, **changes))
+    replace(SMALL, images=48).check(with_network(trained, tiling="image"))
 
 
 # --- Similarity -------------------------------------------------------------------------------
@@ -145,9 +155,7 @@ def test_without_a_record_the_network_speaks_for_its_last_epoch(trained, kept):
 
 
 def test_a_network_without_tiles_has_no_rows_but_all_columns(trained):
-    plain = Trained(
-        tiny_network(tiling="none"), trained.scaling, trained.run, trained.data, measurements=[]
-    )
+    plain = replace(with_network(trained, tiling="none"), measurements=[])
     table = SMALL.similarities(plain)
     assert len(table) == 0
     assert list(table) == list(SMALL.similarities(trained))
@@ -158,7 +166,7 @@ def test_a_network_without_tiles_has_no_rows_but_all_columns(trained):
 # --- Penalties --------------------------------------------------------------------------------
 
 
-def test_penalties_have_a_row_a_layer_and_scale(penalties):
+def test_penalties_have_one_row_per_layer_and_scale(penalties):
     assert list(penalties) == COLUMNS
     assert penalties["layer"].tolist() == [*LAYERS, "all"] * 2
     assert penalties["scale"].tolist() == [1.0] * 3 + [0.5] * 3
@@ -196,7 +204,7 @@ def test_the_numbers_are_those_of_the_two_functions(trained, penalties):
 
 def test_theory_meets_measurement_where_deviations_are_small(trained):
     """Average pooling and tanh are smooth: at a tenth of the deviations the third order is gone."""
-    run = FilterSimilarityRun(images=16, draws=64, probes=64, scales=[0.1])
+    run = FilterSimilarity(images=16, draws=64, probes=64, scales=[0.1])
     table = run.penalties(trained).set_index("layer").loc[LAYERS]
     error = 4 * np.hypot(table["measured_error"], table["predicted_error"])
     gap = (table["measured"] - table["predicted"]).abs()
@@ -206,7 +214,7 @@ def test_theory_meets_measurement_where_deviations_are_small(trained):
 
 @pytest.mark.parametrize("tiling", ["random_fixed", "image", "alternate", "none"])
 def test_without_an_expectation_there_is_no_penalty_and_no_pull(trained, tiling):
-    fixed = replace(trained, network=tiny_network(tiling=tiling))
+    fixed = with_network(trained, tiling=tiling)
     table = SMALL.penalties(fixed)
     assert len(table) == 0
     assert list(table) == COLUMNS
@@ -218,13 +226,11 @@ def test_pulls_are_cosines_by_layer(trained):
     assert list(pulls) == LAYERS
     assert all(-1 <= pull <= 1 and pull != 0 for pull in pulls.values())
     # The Gauss–Newton form is not negative: its gradient points away from the mean.
-    assert all(
-        pull > 0 for pull in FilterSimilarityRun(images=16, probes=16).pulls(trained).values()
-    )
+    assert all(pull > 0 for pull in FilterSimilarity(images=16, probes=16).pulls(trained).values())
 
 
 def test_equal_tiles_have_no_penalty_and_no_pull(trained):
-    equal = replace(trained, network=tiny_network(tile_init="identical", **SMOOTH).eval())
+    equal = with_network(trained, tile_init="identical")
     table = SMALL.penalties(equal)
     assert table.loc[table["layer"] != "all", "predicted"].tolist() == [0.0] * 4
     assert table["measured"].abs().max() < 1e-5
@@ -257,10 +263,10 @@ def test_the_seed_decides_everything_and_nothing_is_drawn_from_the_caller(traine
 def test_the_record_is_plain_json(trained, tmp_path, tiling):
     of = trained if tiling == "random" else make(tiling=tiling, epochs=1)
     similarities = SMALL.similarities(of)
-    record = SMALL.record(of, similarities)
-    write_json(tmp_path / "record.json", record)
+    record = SMALL.measure(of, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
     back = json.loads((tmp_path / "record.json").read_text())
-    assert back == json.loads(json.dumps(record))
+    assert back | {"run": tmp_path.name} == json.loads(json.dumps(record)) == record
     assert len(back["similarities"]) == len(similarities)
     assert pd.DataFrame(back["similarities"])["between_tiles"].tolist() == (
         similarities["between_tiles"].tolist()
@@ -271,21 +277,30 @@ def test_the_record_is_plain_json(trained, tmp_path, tiling):
     expected = {
         "dataset": "tiny bands", "tiling": tiling, "n_tiles": "4-2-1", "pooling": "avg",
         "tile_init": "independent", "activation": "tanh", "normalisation": "batch",
-        "tile_lr_power": 1.0, "epochs": of.run.epochs, "seed": 4, "device": "cpu",
-        "data_fingerprint": tiny_dataset().fingerprint, "config": of.run.parameters(),
+        "tile_lr_power": 1.0, "epochs": of.recipe.training.epochs, "seed": 4, "device": "cpu",
+        "data_fingerprint": tiny_dataset().fingerprint, "config": of.parameters,
         "measurement": {"images": 8, "draws": 3, "probes": 3, "scales": [1.0, 0.5], "seed": 2},
     }  # fmt: skip
     assert {key: back[key] for key in expected} == expected
 
 
 def test_what_is_no_number_is_null(trained, penalties):
-    record = SMALL.record(trained, SMALL.similarities(trained))
+    record = SMALL.measure(trained, progress=False)
     assert [row["penalty"] is None for row in record["similarities"]] == [
         False, False, True, True, False, False,
     ]  # fmt: skip
     for row, (_, shown) in zip(record["penalties"], penalties.iterrows(), strict=True):
         assert (row["predicted"] is None) == (row["layer"] == "all")
         assert row["measured"] == shown["measured"]
+
+
+def test_the_catalogue_s_experiment_leaves_what_the_catalogue_says(trained):
+    assert experiment("filter_similarity") is EXPERIMENT is FilterSimilarity
+    collected = EXPERIMENT.collect([SMALL.measure(trained, progress=False)])
+    entry = EXPERIMENT.entry()
+    assert (tuple(collected.tables), tuple(collected.figures)) == (entry.tables, entry.figures)
+    for draw in collected.figures.values():
+        draw().draw_without_rendering()
 
 
 # --- Filters ----------------------------------------------------------------------------------
