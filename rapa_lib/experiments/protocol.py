@@ -96,7 +96,7 @@ class Experiment(Checked, Collecting, Generic[Subject]):
             raise TypeError(
                 f"{cls.name}: {', '.join(unknown)}: unknown; it takes {', '.join(cls.names())}"
             )
-        own = {one.name for one in fields(cls)}
+        own = set(cls._own())
         given = {name: value for name, value in parameters.items() if name in own}
         if "recipe" in own:
             others = {name: value for name, value in parameters.items() if name not in own}
@@ -113,9 +113,14 @@ class Experiment(Checked, Collecting, Generic[Subject]):
         return cls.of(**{name: variables[name] for name in cls.names() if name in variables})
 
     @classmethod
+    def _own(cls) -> list[str]:
+        """The names of the experiment's own fields."""
+        return [one.name for one in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+
+    @classmethod
     def names(cls) -> tuple[str, ...]:
         """The flat parameters that :meth:`of` takes."""
-        own = [one.name for one in fields(cls)]
+        own = cls._own()
         flat = [name for name in Recipe.names() if name not in own] if "recipe" in own else []
         return (*flat, *(name for name in own if name != "recipe"))
 
@@ -168,7 +173,7 @@ class Experiment(Checked, Collecting, Generic[Subject]):
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them, flat as :meth:`of` takes them."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        own = {name: getattr(self, name) for name in self._own()}
         recipe = own.pop("recipe", None)
         return plain((recipe.flat() if isinstance(recipe, Recipe) else {}) | own)
 
