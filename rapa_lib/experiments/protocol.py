@@ -100,7 +100,7 @@ class Experiment(Checked, Collecting, Generic[Subject]):
             raise TypeError(
                 f"{cls.name}: {', '.join(unknown)}: unknown; it takes {', '.join(cls.names())}"
             )
-        own = {one.name for one in fields(cls)}
+        own = set(cls._own())
         given = {name: value for name, value in parameters.items() if name in own}
         for name, part in cls._parts().items():
             its = {n: parameters[n] for n in _part_names(part) if n in parameters and n not in own}
@@ -117,9 +117,14 @@ class Experiment(Checked, Collecting, Generic[Subject]):
         return cls.of(**{name: variables[name] for name in cls.names() if name in variables})
 
     @classmethod
+    def _own(cls) -> list[str]:
+        """The names of the experiment's own fields."""
+        return [one.name for one in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+
+    @classmethod
     def names(cls) -> tuple[str, ...]:
         """The flat parameters that :meth:`of` takes."""
-        own = [one.name for one in fields(cls)]
+        own = cls._own()
         parts = cls._parts()
         flat = [name for part in parts.values() for name in _part_names(part) if name not in own]
         return (*flat, *(name for name in own if name not in parts))
@@ -179,7 +184,7 @@ class Experiment(Checked, Collecting, Generic[Subject]):
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them, flat as :meth:`of` takes them."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        own = {name: getattr(self, name) for name in self._own()}
         flat: dict[str, Any] = {}
         for name in self._parts():
             part = own.pop(name)

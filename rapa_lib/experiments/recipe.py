@@ -70,7 +70,7 @@ class Recipe(Checked):
         """
         if unknown := sorted(set(parameters) - set(cls.names())):
             raise TypeError(f"{', '.join(unknown)}: unknown; a run has {', '.join(cls.names())}")
-        parts = {}
+        parts: dict[str, Any] = {}
         for one in fields(cls):
             part = _PARTS.get(one.name)
             if part is None:

@@ -52,10 +52,11 @@ def test_the_order_is_that_of_the_parts_whatever_comes_in():
 
 def test_later_parameters_are_written_only_where_they_say_something(monkeypatch):
     """So that records of both times compare."""
-    monkeypatch.setattr(module, "LATER", {"epochs": 8})
-    assert "epochs" not in Recipe.of(epochs=8).flat()
-    assert Recipe.of(epochs=9).flat()["epochs"] == 9
-    assert Recipe.of(**Recipe.of(epochs=8).flat()) == Recipe.of(epochs=8)
+    default = Recipe().training.epochs
+    monkeypatch.setattr(module, "LATER", {"epochs": default})
+    assert "epochs" not in Recipe.of(epochs=default).flat()
+    assert Recipe.of(epochs=default + 1).flat()["epochs"] == default + 1
+    assert Recipe.of(**Recipe().flat()) == Recipe()
 
 
 def test_a_later_parameter_stands_for_its_default():

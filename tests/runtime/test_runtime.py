@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 from torchvision import models
 
 from rapa_lib import PerforatedConv2d, RapaConv2d, RapaConvNet, convert_to_rapa
-from rapa_lib.experiments.acceleration.experiment import count_networks
+from rapa_lib.experiments.acceleration.networks import count_networks
 from rapa_lib.runtime import (
     SCHEDULES,
     AnalogArrays,

@@ -175,7 +175,7 @@ def layer_time_figure(table: pd.DataFrame) -> Figure:
                 axes.tick_params(axis="x", labelsize="small")
             else:
                 axes.set_xlabel("layer, in the order in which they run")
-                axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator("auto", integer=True))
         for axes in panels[len(networks) :]:
             axes.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
@@ -196,8 +196,10 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
     networks = list(table["network"].unique())
     schedules = list(table["schedule"].unique())
     colours = dict(zip(schedules, sns.color_palette("colorblind"), strict=False))
-    styles = {"uniform": {"linestyle": "--", "marker": ".", "alpha": 0.7},
-              "balanced": {"linestyle": "-", "marker": "."}}  # fmt: skip
+    styles: dict[str, dict[str, Any]] = {
+        "uniform": {"linestyle": "--", "marker": ".", "alpha": 0.7},
+        "balanced": {"linestyle": "-", "marker": "."},
+    }
     with mpl.rc_context(STYLE):
         columns = min(len(networks), 3)
         rows = -(-len(networks) // columns)

@@ -200,7 +200,7 @@ def _draw_curves(
         palette=looks, ax=axes, legend=True, err_kws={"alpha": 0.12, "linewidth": 0},
     )  # fmt: skip
     axes.set(xlabel="epoch", ylabel=CURVES[column])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator("auto", integer=True))
 
 
 def _scale(axes: Axes, values: pd.Series) -> None:

@@ -88,7 +88,7 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame, shift: float, colour: Any, dash
     )  # fmt: skip
 
 
-def _handles(colours: Mapping[str, Any], dashes: Mapping[str, str]) -> list[Line2D]:
+def _handles(colours: Mapping[str, Any], dashes: Mapping[str, Any]) -> list[Line2D]:
     """What the legend explains: tilings, and settings where there are several."""
     handles = [Line2D([], [], color=c, marker="D", label=t) for t, c in colours.items()]
     if len(dashes) > 1:
