@@ -42,7 +42,7 @@ def tests_html(tests: pd.DataFrame) -> str:
 
 
 def verdicts_markdown(claims: pd.DataFrame, tests: pd.DataFrame) -> str:
-    """Both tables in Markdown: a row a claim, then a row a test and setting."""
+    """Both tables in Markdown: one row per claim, then one row per test and setting."""
     first = claims.assign(**{"tests held": [_counts(row) for row in claims.to_dict("records")]})
     first = first[["id", "claim", "overall", "tests held"]].rename(columns={"overall": "verdict"})
     second = pd.DataFrame(

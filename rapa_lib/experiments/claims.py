@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from rapa_lib._checks import check_choice, check_int, check_real
-from rapa_lib.experiments.filter_similarity.figures import within_errors
+from rapa_lib.experiments.filter_similarity.tables import within_errors
 from rapa_lib.instruments.statistics import mean_interval
 from rapa_lib.networks import CONTROLS
 
@@ -63,7 +63,7 @@ class ClaimTest:
         per: column that the value is divided by.
         pool, over: how rows of one seed that differ in these columns become one number: ``"mean"``,
             ``"min"`` or ``"max"``.
-        exact: the table is computed without lots: a number needs neither seeds nor an interval.
+        exact: the table is computed without draws: a number needs neither seeds nor an interval.
         figure: name of the figure that shows it.
 
     Raises:
@@ -159,7 +159,7 @@ def judge_claims(
         min_seeds: fewer seeds get an interval but no verdict.
 
     Returns:
-        A row a test and setting in which the study measured it: ``id``, ``claim``, ``test``,
+        One row per test and setting in which the study measured it: ``id``, ``claim``, ``test``,
         ``setting``, ``rule``, ``mean``, ``low``, ``high`` (95 %, Student's t over seeds, of
         differences paired by seed where there are two arms), ``effect`` (mean over standard
         deviation of these, Cohen's d for paired values), ``seeds``, ``verdict``, ``figure``. A test
@@ -192,7 +192,7 @@ def judge_claims(
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a claim: held, held partly, did not hold, undecided, no verdict or not measured.
+    """One row per claim: held, held partly, did not hold, undecided, no verdict or not measured.
 
     Held: in all tests and settings. Held partly: in some. Did not hold: in none, and at least one
     decided so. Tests that were not measured, or with too few seeds, do not count unless all are.
@@ -218,7 +218,7 @@ def measured(test: ClaimTest, table: pd.DataFrame) -> dict[str, pd.Series]:
     """A test's values by seed, for every setting in which the table has them.
 
     Returns:
-        By setting in words, which holds what varies among the test's rows, a value a seed.
+        By setting in words, which holds what varies among the test's rows, one value per seed.
 
     Raises:
         ValueError: for a column that the table lacks, or rows of one seed that nothing tells apart.

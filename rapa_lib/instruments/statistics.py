@@ -12,7 +12,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """Mean and its confidence interval by Student's t over independent runs.
 
     Args:
-        values: one number a run.
+        values: one number per run.
         confidence: coverage of the interval, between 0 and 1.
 
     Returns:
@@ -24,7 +24,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     confidence = _check_confidence(confidence)
     values = np.asarray(values, dtype=float)
     if values.size == 0:
-        raise ValueError("values: got none, expected one number a run")
+        raise ValueError("values: got none, expected one number per run")
     from scipy import stats  # takes a second to import
 
     mean = float(values.mean())

@@ -37,7 +37,7 @@ class RapaConv2d(PatchConv2d):
     Shape:
         - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`
         - Output: :math:`(N, C_{out}, H', W')` or :math:`(C_{out}, H', W')`, H' and W' as in
-          ``Conv2d``; L = H'·W' patches an image
+          ``Conv2d``; L = H'·W' patches per image
         - ``weight``: (n_tiles, out_channels, in_channels / groups, kernel height, kernel width)
         - ``bias``: (n_tiles, out_channels), or None
 

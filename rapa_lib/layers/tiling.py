@@ -96,7 +96,7 @@ def draw_assignment(
     Args:
         tiling: a name in :data:`TILINGS`.
         batch: number of images.
-        height, width: output size of the layer; L = height * width patches an image.
+        height, width: output size of the layer; L = height * width patches per image.
         n_tiles: number of tiles, 1 to L.
         living: indices of the tiles that take patches; None: all.
         reroute: whether living tiles take the dead tiles' patches; if not, these get no tile.

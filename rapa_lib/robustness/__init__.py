@@ -1,4 +1,4 @@
-"""Adversarial attacks on networks that draw lots: foolbox's, judged on fresh draws."""
+"""Adversarial attacks on networks that draw assignments: foolbox's, judged on fresh draws."""
 
 from rapa_lib.robustness._alarms import (
     Alarm,

@@ -14,7 +14,7 @@ from rapa_lib.robustness._suite import Attack
 from rapa_lib.robustness._views import ImageModel, check_images, mean_correct
 from rapa_lib.training import InputScaling
 
-# Forward passes of one batch, lots counted: it bounds memory, whatever the number of draws.
+# Forward passes of one batch, draws counted: it bounds memory, whatever the number of draws.
 _ROWS = 1024
 
 # A minimum-norm attack ends on the boundary of what it saw. Lots drawn anew shift that boundary, so
@@ -105,7 +105,7 @@ def run_attack(
         target: the network.
         images: (N, C, H, W) in [0, 1].
         labels: (N,), the right answers.
-        judge_draws: forward passes that judge each image; a network without lots takes one.
+        judge_draws: forward passes that judge each image; a network that draws nothing takes one.
         seed: of everything that is drawn; the result does not depend on attacks run before.
         progress: show a bar.
 
@@ -181,8 +181,8 @@ def _attack_from_starts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a decision-based attack, started from other images of the batch.
 
-    An image that the vote gets wrong needs no attack, but it stays in the batch: frozen lots follow
-    an image's place there. So does one for which no start is found.
+    An image that the vote gets wrong needs no attack, but it stays in the batch: frozen draws
+    follow an image's place there. So does one for which no start is found.
     """
     with torch.no_grad():
         scores = model(images)

@@ -1,4 +1,4 @@
-"""How much a network's own lots disturb the outputs of its layers."""
+"""How much a network's own draws disturb the outputs of its layers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A network as attacks see it: a function of images in [0, 1], under one way of drawing lots."""
+"""A network as attacks see it: a function of images in [0, 1] under one way of drawing."""
 
 import math
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ from rapa_lib._checks import check_choice, check_int
 from rapa_lib.layers._patch_conv import frozen_draws
 from rapa_lib.networks.convert import merge_tiles
 from rapa_lib.training import InputScaling
-from rapa_lib.training.evaluation import draws_lots, reestimate_normalisation, vote
+from rapa_lib.training.evaluation import redraws, reestimate_normalisation, vote
 
 VIEWS = ("fresh", "frozen", "mean", "vote", "merged")
 
@@ -23,16 +23,16 @@ class ImageModel(nn.Module):
             parameters are no longer part of gradients.
         scaling: the scaling that the network was trained with.
         view: what one call answers:
-            ``"fresh"``: the logits of one forward pass, lots drawn anew;
-            ``"frozen"``: the same with the lots of ``seed``, so that it is one fixed function;
+            ``"fresh"``: the logits of one forward pass, assignments drawn anew;
+            ``"frozen"``: the same with the draws of ``seed``, so that it is one fixed function;
             ``"mean"``: the logarithm of the mean softmax over ``draws`` passes, whose gradient is
-            the one that an attacker takes who knows of the lots (expectation over transformation,
+            the one that an attacker takes who knows of the draws (expectation over transformation,
             Athalye, Carlini & Wagner, ICML 2018);
             ``"vote"``: the votes of ``draws`` passes (:func:`rapa_lib.training.evaluation.vote`),
             which have no gradient.
             ``"merged"``: the logits of the merged network.
-        draws: forward passes of ``"mean"`` and ``"vote"``. A network without lots needs one.
-        seed: freezes the lots of ``"mean"`` and ``"vote"`` too; None draws them anew in each call.
+        draws: forward passes of ``"mean"`` and ``"vote"``. A network that draws nothing needs one.
+        seed: freezes the draws of ``"mean"`` and ``"vote"`` too; None draws them anew in each call.
         train_images: uint8 images that re-estimate the merged network's normalisation.
 
     Shape:
@@ -57,14 +57,14 @@ class ImageModel(nn.Module):
         self.view = check_choice("view", view, VIEWS)
         check_int("draws", draws, low=1)
         if view == "frozen" and seed is None:
-            raise ValueError("seed: got None, but view 'frozen' has the lots of a seed")
+            raise ValueError("seed: got None, but view 'frozen' has the draws of a seed")
         if seed is not None:
             check_int("seed", seed, low=0)
         if view == "merged":
             network = merge_tiles(network)
             if train_images is not None:
                 reestimate_normalisation(network, train_images, scaling)
-        averages = view in ("mean", "vote") and draws_lots(network)
+        averages = view in ("mean", "vote") and redraws(network)
         self.draws = draws if averages else 1
         self.seed = seed
         self.network = network.eval().requires_grad_(False)
@@ -118,12 +118,12 @@ def mean_correct(
         model: of view ``"fresh"`` (or any other that is to judge).
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
-        draws: forward passes, from PyTorch's generator; a network without lots is asked once.
+        draws: forward passes, from PyTorch's generator; a network that draws nothing is asked once.
 
     Returns:
         (N,) float64 in [0, 1], on the CPU.
     """
-    draws = draws if draws_lots(model) else 1
+    draws = draws if redraws(model) else 1
     correct = torch.zeros(len(images), dtype=torch.double)
     for _ in range(draws):
         answers = [model(part).argmax(1) for part in images.split(batch_size)]

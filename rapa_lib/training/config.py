@@ -11,7 +11,7 @@ class TrainConfig(Checked):
 
     Args:
         epochs: passes over the training images.
-        batch_size: images a step; the last, incomplete batch of an epoch is left out.
+        batch_size: images per step; the last, incomplete batch of an epoch is left out.
         learning_rate: peak of the one-cycle schedule, for a layer without tiles.
         momentum: of SGD.
         weight_decay: of kernels and the linear layer; biases and normalisation have none.

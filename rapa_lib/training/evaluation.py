@@ -1,4 +1,4 @@
-"""Test errors of a network that draws lots: as it is, voted, averaged, and merged."""
+"""Test errors of a network that draws assignments: as it is, voted, averaged, and merged."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ def evaluate(
     check_int("draws", draws, low=1)
     device = next(model.parameters()).device
     images, labels = dataset.test_images.to(device), dataset.test_labels.to(device)
-    if not draws_lots(model):
+    if not redraws(model):
         draws = 1
     with seeded(seed):
         logits = torch.stack([predict(model, images, scaling) for _ in range(draws)])
@@ -84,7 +84,7 @@ def evaluate(
     )
 
 
-def draws_lots(model: nn.Module) -> bool:
+def redraws(model: nn.Module) -> bool:
     """Whether two forward passes of a model can differ."""
     return any(isinstance(m, PatchConv2d) and m.redraws for m in model.modules())
 
@@ -113,7 +113,7 @@ def reestimate_normalisation(
         model: any module; without such layers nothing happens.
         images: uint8 training images (N, C, H, W), all of which are used.
         scaling: the scaling of the model's input.
-        batch_size: images a pass; statistics are means over passes.
+        batch_size: images per pass; statistics are means over passes.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     layers = [layer for layer in layers if layer.track_running_stats]

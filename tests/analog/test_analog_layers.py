@@ -26,7 +26,7 @@ from rapa_lib.analog import (
     reram,
     rpu_baseline,
 )
-from rapa_lib.training.evaluation import draws_lots
+from rapa_lib.training.evaluation import redraws
 
 GEOMETRIES = [
     {"padding": 2},
@@ -223,8 +223,8 @@ def test_conversion():
     assert convert_to_analog(network, ideal(), inplace=True) is network
     noisy = convert_to_analog(network, rpu_baseline().hardware_aware())  # of an analog network
     assert not torch.equal(noisy(x), noisy(x))
-    assert draws_lots(noisy)
-    assert not draws_lots(analog)
+    assert redraws(noisy)
+    assert not redraws(analog)
     torch.testing.assert_close(merge_tiles(analog)(x), analog(x))
 
 

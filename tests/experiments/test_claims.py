@@ -28,7 +28,7 @@ RANDOM = [18.0, 19.5, 17.5, 18.0]
 
 
 def table(**errors):
-    """A row a tiling and seed."""
+    """One row per tiling and seed."""
     return pd.DataFrame(
         {"tiling": tiling, "seed": seed, "test_error": error, "n_tiles": "16-4-1"}
         for tiling, values in errors.items()

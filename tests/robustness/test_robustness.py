@@ -437,7 +437,7 @@ def test_every_other_alarm_is_raised_by_what_it_is_for():
     assert all(alarm.holds is None for alarm in masking_alarms([]))
 
 
-# --- Noise of lots ----------------------------------------------------------------------------
+# --- Noise of draws ----------------------------------------------------------------------------
 
 
 def test_layer_noise_is_that_of_the_tiles_deviations():

@@ -9,7 +9,7 @@ from tiny import same_bits, tiny_dataset, tiny_network
 from torch import nn
 
 from rapa_lib import InputScaling, RapaConvNet, evaluate, merge_tiles, reestimate_normalisation
-from rapa_lib.training.evaluation import draws_lots, vote
+from rapa_lib.training.evaluation import redraws, vote
 
 
 def scaling():
@@ -83,7 +83,7 @@ def test_a_unanimous_certain_vote_is_no_extra_vote():
 
 
 @pytest.mark.parametrize(
-    ("changes", "lots"),
+    ("changes", "anew"),
     [
         ({"tiling": "random"}, True),
         ({"tiling": "perforated"}, True),
@@ -98,12 +98,12 @@ def test_a_unanimous_certain_vote_is_no_extra_vote():
     ],
     ids=str,
 )
-def test_draws_are_made_where_the_network_draws(changes, lots):
+def test_draws_are_made_where_the_network_draws(changes, anew):
     network = lively(tiny_network(**changes))
-    assert draws_lots(network) == lots
+    assert redraws(network) == anew
     errors = evaluate(network, tiny_dataset(), scaling(), draws=4)
-    assert errors.draws == (4 if lots else 1)
-    if not lots:
+    assert errors.draws == (4 if anew else 1)
+    if not anew:
         assert errors.test_error_std_draws == 0
         assert errors.test_error == errors.test_error_vote == errors.test_error_softmax
 

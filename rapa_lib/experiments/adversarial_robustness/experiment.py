@@ -40,7 +40,7 @@ from rapa_lib.robustness import (
     vanishing_gradients,
 )
 from rapa_lib.training import InputScaling
-from rapa_lib.training.evaluation import draws_lots as redraws
+from rapa_lib.training.evaluation import redraws
 
 SHOWN_IMAGES = 6
 

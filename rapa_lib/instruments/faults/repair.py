@@ -81,7 +81,7 @@ def fine_tune(
         dataset: its training images are drawn from, each at most once a pass.
         scaling: the scaling that the network was trained with.
         steps: number of batches.
-        batch_size: images a step.
+        batch_size: images per step.
         learning_rate: at the first step, for a layer without tiles.
         momentum: of SGD.
         tile_lr_power: a layer with n tiles that take patches learns with rate × n^power.
