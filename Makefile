@@ -4,6 +4,7 @@
 #   make study STUDY=standard DATA=…  another study, on a data set's folder
 #   make study … NAME=mine            its results go to results/mine
 #   make study PROFILE=slurm          its runs as jobs of a Slurm cluster (profiles/)
+#   make tables STUDY=…               a study's tables and report from its records, untrained
 #   make test                         all tests
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
 #   make lab                          JupyterLab
@@ -19,12 +20,16 @@ WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
-.PHONY: study test test-slurm lab lint install
+.PHONY: study tables test test-slurm lab lint install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
-	@$(BIN)/python workflow/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
+	@$(BIN)/python workflow/scripts/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
 	  $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)")
+
+# Every table, figure and report again from the records that a study keeps, without training.
+tables: .venv/installed
+	@$(BIN)/python workflow/scripts/remake_tables.py "results/$(or $(NAME),$(STUDY))"
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)

@@ -18,13 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from rapa_lib import RapaConv2d, RapaConvNet, TrainConfig, convert_to_rapa
 from rapa_lib._files import whole_file
 from rapa_lib.experiments.records import provenance, write_json
-from rapa_lib.training.loop import InputScaling, _optimizer, augment
+from rapa_lib.training import InputScaling, TrainingStep, one_cycle_sgd
 
 LAYERS = ((3, 32, 32), (32, 32, 16), (32, 64, 8))  # channels in, channels out, height = width
 FEW, MANY = (16, 4, 1), (1024, 256, 64)
@@ -161,16 +160,14 @@ def training_steps(tiling: str, n_steps: int = 3) -> Callable[[], None]:
     images = torch.randint(0, 256, (2048, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (2048,))
     scaling, network = InputScaling.of(images), RapaConvNet(tiling=tiling)
-    optimizer, scheduler = _optimizer(network, TrainConfig(learning_rate=1e-4), 10**6)
+    rates = one_cycle_sgd(network, TrainConfig(learning_rate=1e-4), 10**6)
+    step = TrainingStep(network, scaling, *rates, mirror=True, max_shift=4)
+    loss = torch.zeros(())
 
     def steps() -> None:
         for _ in range(n_steps):
             index = torch.randperm(len(images))[:128]
-            batch = augment(images[index], True, 4)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(network(scaling(batch)), labels[index]).backward()
-            optimizer.step()
-            scheduler.step()
+            step(images[index], labels[index], loss)
 
     return steps
 

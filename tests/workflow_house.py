@@ -15,23 +15,23 @@ ROOT = Path(__file__).parents[1]
 # Timings; and someone may commit while a test runs.
 PASSING = ("train_seconds", "seconds", "git_commit")
 
-# In the place of a script that collects, to see the workflow alone.
+# In the place of the script that collects, to see the workflow alone.
 COLLECT = """
 import sys
 from pathlib import Path
 
-from study import TABLES
+from rapa_lib.experiments.catalogue import CATALOGUE
 
-folder = Path(sys.argv[1])
+experiment, folder = sys.argv[1], Path(sys.argv[2])
 if (folder / "stop").exists():
     sys.exit("no")
-for name in TABLES[Path(sys.argv[0]).stem.removeprefix("collect_")]:
+for name in CATALOGUE[experiment].files:
     (folder / name).write_text(" ".join(sys.argv))
 """
 
 
 def command(config, results, *options):
-    return [sys.executable, "workflow/run_study.py", config, "--results", results, *options]
+    return [sys.executable, "workflow/scripts/run_study.py", config, "--results", results, *options]
 
 
 def execute(house, *args, environment=os.environ, seconds=300):
@@ -75,9 +75,10 @@ def kill_with_descendants(process):
 
 def mock_report(house):
     """Put what takes no time, and asks nothing of the tables, in the place of the report."""
-    workflow = house / "workflow"
-    (workflow / "collect_runs.py").write_text(
-        "import sys, pathlib; pathlib.Path(sys.argv[1], 'runs.csv').touch()"
+    workflow = house / "workflow/scripts"
+    (workflow / "keep_records.py").write_text(
+        "import sys, pathlib\n"
+        "for name in ('runs.csv', 'records.jsonl.xz'): pathlib.Path(sys.argv[1], name).touch()"
     )
     (workflow / "export_report.py").write_text(
         "import sys, pathlib; pathlib.Path(sys.argv[2]).touch()"

@@ -29,6 +29,7 @@ from rapa_lib.analog._config import (
 )
 from rapa_lib.analog._layers import AnalogLinear, AnalogRapaConv2d, convert_to_analog
 from rapa_lib.analog._optimizer import AnalogSGD
+from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._tile_array import AnalogTileArray
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ConstantStepDevice",
     "IOParameters",
     "IdealDevice",
+    "NotFiniteError",
     "SoftBoundsDevice",
     "TileConfig",
     "UpdateParameters",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rapa_lib.analog._config import ConstantStepDevice, IOParameters, UpdateParameters
 from rapa_lib.analog._devices import CrossPoints
+from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._pulses import Counts
 from rapa_lib.layers.products import compiled
 from rapa_lib.layers.products.compiled import _layer, _rows
@@ -153,7 +154,7 @@ def _call(name: str, layer, parameters: ctypes.Structure, *tensors: Tensor | Non
     function = getattr(compiled._library(_SOURCE), f"rapa_{name}")
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
     if not function(ctypes.byref(layer), ctypes.byref(parameters), *pointers):
-        raise ValueError(
+        raise NotFiniteError(
             f"{'error' if name == 'analog_backward' else 'input'}: got numbers that are not "
             "finite, allowed: finite ones"
         )

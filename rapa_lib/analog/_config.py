@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rapa_lib._checks import check_bool, check_choice, check_int, check_real
+from rapa_lib._checks import (
+    Checked,
+    check_choice,
+    check_int,
+    check_real,
+    checked,
+    choice,
+    flag,
+    integer,
+    real,
+)
 
 NOISE_MANAGEMENTS = ("abs_max", "none")
 BOUND_MANAGEMENTS = ("iterative", "none")
@@ -26,8 +36,12 @@ def resolution(bits: int) -> float:
     return 1 / (2 ** check_int("bits", bits, low=2, high=20) - 2)
 
 
+def _check_bound(name: str, value: Any) -> float:
+    return value if value == math.inf else check_real(name, value, low=0, open_low=True)
+
+
 @dataclass(frozen=True)
-class IOParameters:
+class IOParameters(Checked):
     """The periphery of a product: converters, noise, and what keeps signals in their range.
 
     Args:
@@ -50,32 +64,24 @@ class IOParameters:
         ValueError, TypeError: naming the argument.
     """
 
-    inp_bound: float = 1.0
-    inp_res: float = resolution(7)
-    inp_noise: float = 0.0
-    out_bound: float = 12.0
-    out_res: float = resolution(9)
-    out_noise: float = 0.06
-    w_noise: float = 0.0
-    noise_management: str = "abs_max"
-    bound_management: str = "iterative"
-    max_bm_factor: float = 1000.0
+    inp_bound: float = checked(1.0, _check_bound)
+    inp_res: float = real(resolution(7), low=0, high=0.5)
+    inp_noise: float = real(0.0, low=0)
+    out_bound: float = checked(12.0, _check_bound)
+    out_res: float = real(resolution(9), low=0, high=0.5)
+    out_noise: float = real(0.06, low=0)
+    w_noise: float = real(0.0, low=0)
+    noise_management: str = choice("abs_max", NOISE_MANAGEMENTS)
+    bound_management: str = choice("iterative", BOUND_MANAGEMENTS)
+    max_bm_factor: float = real(1000.0, low=1)
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         for name in ("inp", "out"):
-            if getattr(self, f"{name}_bound") != math.inf:
-                _set(self, f"{name}_bound", check_real, low=0, open_low=True)
-            _set(self, f"{name}_res", check_real, low=0, high=0.5)
-            _set(self, f"{name}_noise", check_real, low=0)
-            if getattr(self, f"{name}_bound") == math.inf and getattr(self, f"{name}_res"):
+            step = getattr(self, f"{name}_res")
+            if getattr(self, f"{name}_bound") == math.inf and step:
                 raise ValueError(
-                    f"{name}_res: got {getattr(self, f'{name}_res')}, allowed without a finite "
-                    f"{name}_bound: 0"
+                    f"{name}_res: got {step}, allowed without a finite {name}_bound: 0"
                 )
-        _set(self, "w_noise", check_real, low=0)
-        _set(self, "max_bm_factor", check_real, low=1)
-        check_choice("noise_management", self.noise_management, NOISE_MANAGEMENTS)
-        check_choice("bound_management", self.bound_management, BOUND_MANAGEMENTS)
 
     @classmethod
     def perfect(cls) -> "IOParameters":
@@ -107,7 +113,7 @@ class IOParameters:
 
 
 @dataclass(frozen=True)
-class UpdateParameters:
+class UpdateParameters(Checked):
     """How an outer product becomes pulses.
 
     Args:
@@ -123,16 +129,10 @@ class UpdateParameters:
         ValueError, TypeError: naming the argument.
     """
 
-    desired_bl: int = 31
-    update_management: bool = True
-    update_bl_management: bool = True
-    method: str = "exact"
-
-    def __post_init__(self) -> None:
-        _set(self, "desired_bl", check_int, low=1, high=1000)
-        check_bool("update_management", self.update_management)
-        check_bool("update_bl_management", self.update_bl_management)
-        check_choice("method", self.method, PULSE_METHODS)
+    desired_bl: int = integer(31, low=1, high=1000)
+    update_management: bool = flag(True)
+    update_bl_management: bool = flag(True)
+    method: str = choice("exact", PULSE_METHODS)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class IdealDevice:
 
 
 @dataclass(frozen=True)
-class ConstantStepDevice:
+class ConstantStepDevice(Checked):
     """A device whose step does not depend on its weight.
 
     Device-to-device spreads are drawn once a cross-point: a step of dw_min · |1 ± β + dw_min_dtod
@@ -161,29 +161,23 @@ class ConstantStepDevice:
         ValueError, TypeError: naming the argument.
     """
 
-    dw_min: float = 0.001
-    dw_min_dtod: float = 0.3
-    dw_min_std: float = 0.3
-    w_max: float = 0.6
-    w_max_dtod: float = 0.3
-    w_min: float = -0.6
-    w_min_dtod: float = 0.3
-    up_down: float = 0.0
-    up_down_dtod: float = 0.01
+    dw_min: float = real(0.001, low=0, open_low=True)
+    dw_min_dtod: float = real(0.3, low=0)
+    dw_min_std: float = real(0.3, low=0)
+    w_max: float = real(0.6)
+    w_max_dtod: float = real(0.3, low=0)
+    w_min: float = real(-0.6)
+    w_min_dtod: float = real(0.3, low=0)
+    up_down: float = real(0.0, low=-1, high=1)
+    up_down_dtod: float = real(0.01, low=0)
 
-    def __post_init__(self) -> None:
-        _set(self, "dw_min", check_real, low=0, open_low=True)
-        for name in ("dw_min_dtod", "dw_min_std", "w_max_dtod", "w_min_dtod", "up_down_dtod"):
-            _set(self, name, check_real, low=0)
-        _set(self, "up_down", check_real, low=-1, high=1)
-        _set(self, "w_max", check_real)
-        _set(self, "w_min", check_real)
+    def _check(self) -> None:
         if self.w_max <= self.w_min:
             raise ValueError(
                 f"w_max: got {self.w_max} with w_min = {self.w_min}, allowed: above w_min"
             )
-        _set(self, "w_max", check_real, low=0)
-        _set(self, "w_min", check_real, high=0)
+        check_real("w_max", self.w_max, low=0)
+        check_real("w_min", self.w_min, high=0)
 
 
 @dataclass(frozen=True)
@@ -197,9 +191,9 @@ class SoftBoundsDevice(ConstantStepDevice):
         ValueError, TypeError: naming the argument.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _set(self, "w_max", check_real, low=0, open_low=True)
+    def _check(self) -> None:
+        super()._check()
+        check_real("w_max", self.w_max, low=0, open_low=True)
         if self.w_min == 0:
             raise ValueError("w_min: got 0.0, allowed for soft bounds: below 0")
 
@@ -208,7 +202,7 @@ DEVICES = {cls.__name__: cls for cls in (IdealDevice, ConstantStepDevice, SoftBo
 
 
 @dataclass(frozen=True)
-class TileConfig:
+class TileConfig(Checked):
     """A whole tile.
 
     Args:
@@ -232,18 +226,16 @@ class TileConfig:
     update: UpdateParameters = field(default_factory=UpdateParameters)
     device: IdealDevice | ConstantStepDevice = field(default_factory=ConstantStepDevice)
 
-    def __post_init__(self) -> None:
-        kinds = {
-            "forward": IOParameters, "backward": IOParameters, "update": UpdateParameters,
-            "device": (IdealDevice, ConstantStepDevice),
-        }  # fmt: skip
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                wanted = kind if isinstance(kind, tuple) else (kind,)
-                raise TypeError(
-                    f"{name}: got {getattr(self, name)!r}, expected "
-                    f"{' or '.join(k.__name__ for k in wanted)}"
-                )
+    def _check(self) -> None:
+        for name, *kinds in (
+            ("forward", IOParameters),
+            ("backward", IOParameters),
+            ("update", UpdateParameters),
+            ("device", IdealDevice, ConstantStepDevice),
+        ):
+            if not isinstance(getattr(self, name), tuple(kinds)):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise TypeError(f"{name}: got {getattr(self, name)!r}, expected {wanted}")
         if self.backward.bound_management != "none":
             object.__setattr__(self, "backward", replace(self.backward, bound_management="none"))
 
@@ -319,10 +311,6 @@ def reram() -> TileConfig:
 
 PRESETS = {"ideal": ideal, "rpu_baseline": rpu_baseline, "reram": reram}
 """Every preset by name."""
-
-
-def _set(config, name: str, check, **limits) -> None:
-    object.__setattr__(config, name, check(name, getattr(config, name), **limits))
 
 
 def _make(kind: type, name: str, part: Mapping[str, Any]):

@@ -19,7 +19,7 @@ def analog_product(rows: Tensor, matrices: Tensor, io: IOParameters) -> Tensor:
         (n_blocks, size, M).
 
     Raises:
-        ValueError: if an input is not finite.
+        NotFiniteError: if an input is not finite.
     """
     scale = _scale(rows, io)
     y, hit = _read(rows, matrices, io, scale)
@@ -40,10 +40,14 @@ def analog_product(rows: Tensor, matrices: Tensor, io: IOParameters) -> Tensor:
     return y
 
 
-def check_finite(name: str, largest: Tensor) -> None:
-    """Raise ValueError if the largest magnitudes of something show that it is not finite."""
-    if not largest.isfinite().all():
-        raise ValueError(f"{name}: got numbers that are not finite, allowed: finite ones")
+class NotFiniteError(ValueError):
+    """Analog tiles got numbers that are infinite or not a number."""
+
+
+def check_finite(name: str, numbers: Tensor) -> None:
+    """Raise NotFiniteError if numbers, or the largest of them, are not finite."""
+    if not numbers.isfinite().all():
+        raise NotFiniteError(f"{name}: got numbers that are not finite, allowed: finite ones")
 
 
 def _scale(rows: Tensor, io: IOParameters) -> Tensor:

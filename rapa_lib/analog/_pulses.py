@@ -39,7 +39,7 @@ class Trains(NamedTuple):
         """Trains for −lr · d xᵀ of every vector pair x (n_blocks, size, K), d (n_blocks, size, M).
 
         Raises:
-            ValueError: if a number is not finite.
+            NotFiniteError: if a number is not finite.
         """
         tiny = torch.finfo(x.dtype).tiny
         x_max, d_max = (torch.linalg.vector_norm(t, float("inf"), 2, True) for t in (x, d))

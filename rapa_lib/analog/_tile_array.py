@@ -17,6 +17,7 @@ from rapa_lib.analog._devices import (
     n_sections,
     pulse_by_pulse,
 )
+from rapa_lib.analog._periphery import check_finite
 from rapa_lib.analog._pulses import METHODS, Counts, Trains
 from rapa_lib.layers.products.gathered import Blocks
 from rapa_lib.layers.products.geometry import Geometry, pixels_of
@@ -111,14 +112,14 @@ class AnalogTileArray(nn.Module):
         A warning counts them.
 
         Raises:
-            ValueError: if the shape does not fit or a number is not finite; nothing is written.
+            ValueError: if the shape does not fit.
+            NotFiniteError: if a number is not finite; nothing is written.
         """
         if weight.shape != self.weight.shape:
             raise ValueError(
                 f"weight: got shape {tuple(weight.shape)}, expected {tuple(self.weight.shape)}"
             )
-        if not weight.isfinite().all():
-            raise ValueError("weight: got numbers that are not finite, allowed: finite ones")
+        check_finite("weight", weight)
         self.weight.copy_(weight)
         if n_clipped := self.clip():
             warnings.warn(
@@ -159,7 +160,8 @@ class AnalogTileArray(nn.Module):
             (P, M).
 
         Raises:
-            ValueError: if shapes do not fit, a tile does not exist or an input is not finite.
+            ValueError: if shapes do not fit or a tile does not exist.
+            NotFiniteError: if an input is not finite.
         """
         groups = self._groups(groups, x, "x", self.in_features)
         return self.convolve(_images(x), groups, _PIXEL).flatten(1)

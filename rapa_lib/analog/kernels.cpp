@@ -528,124 +528,201 @@ void move(const Devices& d, int64_t at, int64_t n, const float* up, const float*
     }
 }
 
+// What all threads of an update read: images with their borders, the errors as trains, the patches
+// by tile.
+struct Signals {
+    const Layer& layer;
+    const Pulses& pulses;
+    const Plan<float> plan;
+    const int64_t outputs, width, length, total, kinds;  // kinds: numbers for each error
+    std::vector<float> images, trains;
+    std::vector<Train> train;
+    Sorted sorted;
+
+    Signals(const Layer& l, const Pulses& p, const int64_t* assignment)
+        : layer(l), pulses(p), plan(l), outputs(l.out_channels), width(plan.out_padded),
+          length(plan.length), total(l.batch * plan.n_patches), kinds(p.fast ? 3 : 1),
+          images(l.batch * plan.image_size + WIDTH), trains(total * kinds * width), train(total) {
+        sorted.sort(l, assignment, 0, l.batch);
+    }
+
+    // Pad an image and send the errors of its patches; false if a number is not finite.
+    bool send(const float* x, const float* grad, int64_t image, float* row) {
+        bool finite = true;
+        pad(plan, x, image, 1, images.data() + image * plan.image_size);
+        for (int64_t j = image * plan.n_patches; j < (image + 1) * plan.n_patches; j++) {
+            copy_patch(plan, plan.patch(images.data(), j), row);
+            const float x_max = largest(row, plan.n_inputs);
+            const float d_max = largest(grad + j * outputs, outputs);
+            finite = finite && x_max < INFINITY && d_max < INFINITY;
+            train[j] = train_of(pulses, x_max, d_max);
+            send_error(grad + j * outputs, j);
+        }
+        return finite;
+    }
+
+    // The error of a patch as trains, or as means, their magnitudes and their squares.
+    void send_error(const float* error, int64_t patch) {
+        float* to = trains.data() + patch * kinds * width;
+        if (!pulses.fast) {
+            std::copy_n(error, outputs, to);
+            encode(pulses, patch, 0, to, outputs, train[patch].d_scale, train[patch].slots, to);
+            return;
+        }
+        for (int64_t o = 0; o < outputs; o++) {
+            const float v = error[o] * train[patch].d_scale;
+            const float probability = v > 1 ? 1 : v < -1 ? -1 : v;
+            to[o] = probability;
+            to[width + o] = std::abs(probability);
+            to[2 * width + o] = probability * probability;
+        }
+    }
+};
+
+// One thread's buffers: counts the pulses that a stretch of a tile's inputs sends to its devices.
+struct Counter {
+    const Signals& all;
+    const int64_t size, n_devices;
+    std::vector<float> d, xs, row;          // of a block of patches: trains of errors, of inputs
+    std::vector<float> up, down, squares;   // sums, (length, width)
+    std::vector<float> flat;                // the same, (3, length · outputs + WIDTH)
+
+    explicit Counter(const Signals& signals)
+        : all(signals), size(all.length * all.width), n_devices(all.length * all.outputs),
+          d(all.kinds * BLOCK * all.width), xs(all.kinds * all.length * XS), row(all.length + WIDTH),
+          up(size), down(size), squares(size), flat(3 * (n_devices + WIDTH)) {}
+
+    float* ups() { return flat.data(); }
+    float* downs() { return ups() + n_devices + WIDTH; }
+    float* shares() { return downs() + n_devices + WIDTH; }
+
+    // Count the pulses of a tile's patches; false if it has none.
+    bool run(int64_t tile, int64_t stretch) {
+        const int64_t begin = all.sorted.first[tile], end = all.sorted.first[tile + 1];
+        if (begin == end) return false;
+        for (auto* sums : {&up, &down, &squares}) std::fill(sums->begin(), sums->end(), 0);
+        for (int64_t i = begin; i < end; i += BLOCK)
+            add(gather(i, std::min<int64_t>(i + BLOCK, end), stretch));
+        if (all.pulses.fast) counts_of_means();
+        flatten();
+        return true;
+    }
+
+    // Put the signals of those patches of a block that send any side by side; return how many.
+    int64_t gather(int64_t begin, int64_t end, int64_t stretch) {
+        const int64_t numbers = all.kinds * all.width;
+        int64_t n = 0;
+        for (int64_t j = begin; j < end; j++) {
+            const int64_t id = all.sorted.ids[j];
+            if (!all.train[id].slots) continue;
+            std::copy_n(all.trains.data() + id * numbers, numbers, d.data() + n * numbers);
+            send_inputs(id, stretch, n++);
+        }
+        return n;
+    }
+
+    // A stretch of a patch as trains, or as means, their magnitudes and squares: the n-th of a block.
+    void send_inputs(int64_t id, int64_t stretch, int64_t n) {
+        const Train& train = all.train[id];
+        const float* from = all.plan.patch(all.images.data(), id) + all.plan.stretches[stretch];
+        if (!all.pulses.fast) {
+            encode(all.pulses, id, stretch + 1, from, all.length, train.x_scale, train.slots,
+                   row.data());
+            for (int64_t k = 0; k < all.length; k++) xs[k * XS + n] = row[k];
+            return;
+        }
+        const float slots = train.slots, scale = train.x_scale;
+        for (int64_t k = 0; k < all.length; k++) {
+            const float v = from[k] * scale;
+            const float x = v > 1 ? 1 : v < -1 ? -1 : v, mean = x * slots;
+            float* to = xs.data() + 3 * k * XS + n;
+            to[0] = mean, to[XS] = std::abs(mean), to[2 * XS] = mean * x;
+        }
+    }
+
+    // Add the pulses of n gathered patches.
+    void add(int64_t n) {
+        const int64_t length = all.length, width = all.width;
+        for (int64_t o = 0; o < width; o += COLUMNS<float>) {
+            int64_t k = 0;
+            auto means = [&]<int K>() {
+                const int64_t at = k * width + o;
+                float* const sums[] = {up.data() + at, down.data() + at, squares.data() + at};
+                add_means<K>(n, xs.data() + 3 * k * XS, d.data() + o, width, sums);
+                k += K;
+            };
+            while (all.pulses.fast && k + 4 <= length) means.template operator()<4>();
+            while (all.pulses.fast && k < length) means.template operator()<1>();
+            for (; k < length; k++)
+                count<VECTORS>(n, xs.data() + k * XS, d.data() + o, width,
+                               up.data() + k * width + o, down.data() + k * width + o);
+        }
+    }
+
+    // From sums of signed, unsigned and squared means to means up and down, and the share of the
+    // variance that they have.
+    void counts_of_means() {
+        for (int64_t k = 0; k < size; k += WIDTH) {
+            const Floats sum = load(down.data() + k), half = load(up.data() + k) * 0.5f;
+            const Floats share = 1 - load(squares.data() + k) / (sum + 1e-30f);
+            store(up.data() + k, positive(sum * 0.5f - half));
+            store(down.data() + k, positive(sum * 0.5f + half));
+            store(squares.data() + k, positive(share));
+        }
+    }
+
+    // Leave out the outputs that only fill the vectors.
+    void flatten() {
+        const int64_t outputs = all.outputs, width = all.width;
+        for (int64_t k = 0; k < all.length; k++) {
+            std::copy_n(up.data() + k * width, outputs, ups() + k * outputs);
+            std::copy_n(down.data() + k * width, outputs, downs() + k * outputs);
+            if (all.pulses.fast)
+                std::copy_n(squares.data() + k * width, outputs, shares() + k * outputs);
+        }
+        for (float* tail : {ups(), downs(), shares()}) std::fill_n(tail + n_devices, WIDTH, 0.0f);
+    }
+
+    // Write the counts for those devices that PyTorch moves.
+    void write(int64_t at, const Devices& devices, float* to_ups, float* to_downs) {
+        std::copy_n(ups(), n_devices, to_ups + at);
+        std::copy_n(downs(), n_devices, to_downs + at);
+        for (int64_t k = 0; all.pulses.fast && k < n_devices; k++) {
+            devices.up_var[at + k] = ups()[k] * shares()[k];
+            devices.down_var[at + k] = downs()[k] * shares()[k];
+        }
+    }
+};
+
 bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float* grad,
                    const int64_t* assignment, const Devices& devices, float* ups, float* downs) {
-    const Plan<float> plan(l);
-    const int64_t outputs = l.out_channels, width = plan.out_padded, length = plan.length;
-    const int64_t total = l.batch * plan.n_patches, kinds = p.fast ? 3 : 1;
-    std::vector<float> images(l.batch * plan.image_size + WIDTH), trains(total * kinds * width);
-    std::vector<Train> train(total);
-    Sorted sorted;
-    sorted.sort(l, assignment, 0, l.batch);
+    Signals all(l, p, assignment);
     bool finite = true;
 #pragma omp parallel num_threads(l.threads) reduction(&& : finite)
     {
-        std::vector<float> row(plan.n_inputs);
+        std::vector<float> row(all.plan.n_inputs);
 #pragma omp for
         for (int64_t i = 0; i < l.batch; i++) {
-            pad(plan, x, i, 1, images.data() + i * plan.image_size);
-            for (int64_t j = i * plan.n_patches; j < (i + 1) * plan.n_patches; j++) {
-                copy_patch(plan, plan.patch(images.data(), j), row.data());
-                const float x_max = largest(row.data(), plan.n_inputs);
-                const float d_max = largest(grad + j * outputs, outputs);
-                finite = finite && x_max < INFINITY && d_max < INFINITY;
-                train[j] = train_of(p, x_max, d_max);
-                float* to = trains.data() + j * kinds * width;
-                if (!p.fast) {
-                    std::copy_n(grad + j * outputs, outputs, to);
-                    encode(p, j, 0, to, outputs, train[j].d_scale, train[j].slots, to);
-                    continue;
-                }
-                for (int64_t o = 0; o < outputs; o++) {
-                    const float v = grad[j * outputs + o] * train[j].d_scale;
-                    const float probability = v > 1 ? 1 : v < -1 ? -1 : v;
-                    to[o] = probability;
-                    to[width + o] = std::abs(probability);
-                    to[2 * width + o] = probability * probability;
-                }
-            }
+            const bool sent = all.send(x, grad, i, row.data());
+            finite = finite && sent;
         }
     }
     if (!finite) return false;
-    const int64_t size = length * width;
 #pragma omp parallel num_threads(l.threads)
     {
-        std::vector<float> d(kinds * BLOCK * width), xs(kinds * length * XS), row(length + WIDTH);
-        std::vector<float> up(size), down(size), squares(size), flat(3 * (length * outputs + WIDTH));
+        Counter counter(all);
 #pragma omp for schedule(dynamic) collapse(2)
         for (int64_t t = 0; t < l.n_tiles; t++)
-            for (int64_t s = 0; s < plan.n_stretches; s++) {
-                const int64_t begin = sorted.first[t], end = sorted.first[t + 1];
-                if (begin == end) continue;
-                for (auto* sums : {&up, &down, &squares}) std::fill(sums->begin(), sums->end(), 0);
-                for (int64_t i = begin; i < end; i += BLOCK) {
-                    int64_t n = 0;
-                    for (int64_t j = i; j < std::min<int64_t>(i + BLOCK, end); j++) {
-                        const int64_t id = sorted.ids[j];
-                        if (!train[id].slots) continue;
-                        const float* from = plan.patch(images.data(), id) + plan.stretches[s];
-                        std::copy_n(trains.data() + id * kinds * width, kinds * width,
-                                    d.data() + n * kinds * width);
-                        if (p.fast) {
-                            const float slots = train[id].slots, scale = train[id].x_scale;
-                            for (int64_t k = 0; k < length; k++) {
-                                const float v = from[k] * scale;
-                                const float x = v > 1 ? 1 : v < -1 ? -1 : v, mean = x * slots;
-                                float* to = xs.data() + 3 * k * XS + n;
-                                to[0] = mean, to[XS] = std::abs(mean), to[2 * XS] = mean * x;
-                            }
-                        } else {
-                            encode(p, id, s + 1, from, length, train[id].x_scale, train[id].slots,
-                                   row.data());
-                            for (int64_t k = 0; k < length; k++) xs[k * XS + n] = row[k];
-                        }
-                        n++;
-                    }
-                    for (int64_t o = 0; o < width; o += COLUMNS<float>) {
-                        int64_t k = 0;
-                        auto means = [&]<int K>() {
-                            const int64_t at = k * width + o;
-                            float* const sums[] = {up.data() + at, down.data() + at,
-                                                   squares.data() + at};
-                            add_means<K>(n, xs.data() + 3 * k * XS, d.data() + o, width, sums);
-                            k += K;
-                        };
-                        while (p.fast && k + 4 <= length) means.template operator()<4>();
-                        while (p.fast && k < length) means.template operator()<1>();
-                        for (; k < length; k++)
-                            count<VECTORS>(n, xs.data() + k * XS, d.data() + o, width,
-                                           up.data() + k * width + o, down.data() + k * width + o);
-                    }
-                }
-                if (p.fast)
-                    for (int64_t k = 0; k < size; k += WIDTH) {
-                        const Floats sum = load(down.data() + k), half = load(up.data() + k) * 0.5f;
-                        const Floats share = 1 - load(squares.data() + k) / (sum + 1e-30f);
-                        store(up.data() + k, positive(sum * 0.5f - half));
-                        store(down.data() + k, positive(sum * 0.5f + half));
-                        store(squares.data() + k, positive(share));
-                    }
-                float *u = flat.data(), *v = u + length * outputs + WIDTH,
-                      *share = v + length * outputs + WIDTH;
-                for (int64_t k = 0; k < length; k++) {
-                    std::copy_n(up.data() + k * width, outputs, u + k * outputs);
-                    std::copy_n(down.data() + k * width, outputs, v + k * outputs);
-                    if (p.fast) std::copy_n(squares.data() + k * width, outputs, share + k * outputs);
-                }
-                const int64_t n = length * outputs, at = (t * plan.n_stretches + s) * n;
-                for (float* tail : {u, v, share}) std::fill_n(tail + n, WIDTH, 0.0f);
+            for (int64_t s = 0; s < all.plan.n_stretches; s++) {
+                if (!counter.run(t, s)) continue;
+                const int64_t at = (t * all.plan.n_stretches + s) * counter.n_devices;
                 if (ups) {
-                    std::copy_n(u, n, ups + at);
-                    std::copy_n(v, n, downs + at);
-                    for (int64_t k = 0; p.fast && k < n; k++) {
-                        devices.up_var[at + k] = u[k] * share[k];
-                        devices.down_var[at + k] = v[k] * share[k];
-                    }
-                } else {
-                    Random random(p.seed, total + t, s);
-                    move(devices, at, n, u, v, p.fast ? share : nullptr,
-                         p.dw_min_std * p.dw_min_std, random);
+                    counter.write(at, devices, ups, downs);
+                    continue;
                 }
+                Random random(p.seed, all.total + t, s);
+                move(devices, at, counter.n_devices, counter.ups(), counter.downs(),
+                     p.fast ? counter.shares() : nullptr, p.dw_min_std * p.dw_min_std, random);
             }
     }
     return true;

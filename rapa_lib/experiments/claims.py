@@ -16,7 +16,7 @@ import pandas as pd
 from rapa_lib._checks import check_choice, check_int, check_real
 from rapa_lib.experiments.filter_similarity.figures import within_errors
 from rapa_lib.instruments.statistics import mean_interval
-from rapa_lib.networks.network import CONTROLS
+from rapa_lib.networks import CONTROLS
 
 SETTINGS = (
     "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling",

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -80,13 +80,17 @@ class Experiment(Checked, Collecting, Generic[Subject]):
     :attr:`name` in the catalogue. Its subject is what the catalogue says that it needs: a
     :class:`rapa_lib.data.Dataset`, a :class:`rapa_lib.experiments.trained.Trained` network, or
     None.
+
+    A field with a ``default_factory`` is a part: a :class:`Recipe` or another frozen dataclass.
+    Notebooks and records have what is in it flat, beside the experiment's own parameters, and what
+    a notebook leaves out is as in the part that the factory makes.
     """
 
     @classmethod
     def of(cls, **parameters: Any) -> Self:
         """Make settings of flat parameters, as a notebook has them.
 
-        An experiment that trains networks has a field ``recipe``, which takes those of a recipe.
+        Those of a part go there.
 
         Raises:
             TypeError: for a parameter that the experiment does not have.
@@ -96,11 +100,11 @@ class Experiment(Checked, Collecting, Generic[Subject]):
             raise TypeError(
                 f"{cls.name}: {', '.join(unknown)}: unknown; it takes {', '.join(cls.names())}"
             )
-        own = set(cls._own())
+        own = {one.name for one in fields(cls)}
         given = {name: value for name, value in parameters.items() if name in own}
-        if "recipe" in own:
-            others = {name: value for name, value in parameters.items() if name not in own}
-            given["recipe"] = Recipe.of(**others)
+        for name, part in cls._parts().items():
+            its = {n: parameters[n] for n in _part_names(part) if n in parameters and n not in own}
+            given[name] = part.but(**its) if isinstance(part, Recipe) else replace(part, **its)
         return cls(**given)
 
     @classmethod
@@ -113,16 +117,18 @@ class Experiment(Checked, Collecting, Generic[Subject]):
         return cls.of(**{name: variables[name] for name in cls.names() if name in variables})
 
     @classmethod
-    def _own(cls) -> list[str]:
-        """The names of the experiment's own fields."""
-        return [one.name for one in fields(cls)]  # type: ignore[arg-type]  # a dataclass
-
-    @classmethod
     def names(cls) -> tuple[str, ...]:
         """The flat parameters that :meth:`of` takes."""
-        own = cls._own()
-        flat = [name for name in Recipe.names() if name not in own] if "recipe" in own else []
-        return (*flat, *(name for name in own if name != "recipe"))
+        own = [one.name for one in fields(cls)]
+        parts = cls._parts()
+        flat = [name for part in parts.values() for name in _part_names(part) if name not in own]
+        return (*flat, *(name for name in own if name not in parts))
+
+    @classmethod
+    def _parts(cls) -> dict[str, Any]:
+        """The fields that are parts, as they are where nothing is given."""
+        factories = {one.name: one.default_factory for one in fields(cls)}
+        return {name: make() for name, make in factories.items() if make is not MISSING}
 
     def check(self, subject: Subject) -> None:
         """Raise now what measuring this subject would raise; of a network, its shapes are enough.
@@ -173,9 +179,17 @@ class Experiment(Checked, Collecting, Generic[Subject]):
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them, flat as :meth:`of` takes them."""
-        own = {name: getattr(self, name) for name in self._own()}
-        recipe = own.pop("recipe", None)
-        return plain((recipe.flat() if isinstance(recipe, Recipe) else {}) | own)
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        flat: dict[str, Any] = {}
+        for name in self._parts():
+            part = own.pop(name)
+            flat |= part.flat() if isinstance(part, Recipe) else vars(part)
+        return plain(flat | own)
+
+
+def _part_names(part: Any) -> tuple[str, ...]:
+    """The flat parameters of a part."""
+    return part.names() if isinstance(part, Recipe) else tuple(one.name for one in fields(part))
 
 
 def experiment(name: str) -> type[Collecting]:

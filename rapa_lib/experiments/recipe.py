@@ -104,6 +104,10 @@ class Recipe(Checked):
         """The seed of everything that is drawn."""
         return self.training.seed
 
+    def but(self, **parameters: Any) -> "Recipe":
+        """The same but for some of the flat parameters; raises as :meth:`of`."""
+        return Recipe.of(**self.flat() | parameters)
+
     def on(self, device: str, threads: int | None = None) -> "Recipe":
         """The same on another device."""
         return replace(self, device=device, threads=self.threads if threads is None else threads)

@@ -110,16 +110,21 @@ def read_runs(folders: Iterable[str | Path], leaves: Iterable[str] = ()) -> list
     """
     records, beside = [], [name for name in leaves if name.endswith(".json")]
     for folder in map(Path, folders):
-        record = _read_object(folder / "record.json")
+        record = read_object(folder / "record.json")
         for name in beside:
-            record[name.removesuffix(".json")] = _read_object(folder / name)
+            record[name.removesuffix(".json")] = read_object(folder / name)
         records.append(record | {"run": folder.name})
     if not records:
         raise ValueError("records: none to collect")
     return records
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: if the file is missing, damaged or no object; it is named.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

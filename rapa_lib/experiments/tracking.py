@@ -13,8 +13,7 @@ from rapa_lib.data import Dataset
 from rapa_lib.experiments.recipe import Recipe, choose_device
 from rapa_lib.instruments.penalty import measured_penalty
 from rapa_lib.instruments.similarity import tile_similarity, tiled_layers
-from rapa_lib.training import InputScaling
-from rapa_lib.training.loop import Measure
+from rapa_lib.training import InputScaling, Measure
 
 # The penalty of random assignment is recorded on so many training images with so many draws.
 PENALTY_IMAGES, PENALTY_DRAWS = 32, 8

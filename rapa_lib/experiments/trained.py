@@ -12,8 +12,7 @@ from rapa_lib.data import Dataset
 from rapa_lib.experiments.recipe import Recipe, choose_device, recipe_of
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.networks import RapaConvNet
-from rapa_lib.training import InputScaling, Training, train
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import InputScaling, Training, load_checkpoint, save_checkpoint, train
 
 
 @dataclass(frozen=True)

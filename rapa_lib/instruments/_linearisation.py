@@ -1,14 +1,14 @@
 """A merged network whose layers can be moved: what second-order expansions are made of."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rapa_lib.layers._hooks import hooked
 from rapa_lib.layers.conv import RapaConv2d
 
 
@@ -48,16 +48,13 @@ class Taps:
         """Logits, with outputs moved by so much, and every layer's input."""
         inputs: dict[str, Tensor] = {}
 
-        def move(layer, args, output, name):
+        def move(name: str, _: nn.Module, args: tuple, __: dict, output: Tensor) -> Tensor:
             if name in inputs:
                 raise ValueError(f"layer: {name!r} runs more than once in a forward pass")
             inputs[name] = args[0]
             return output + moves[name] if name in moves else output
 
-        with ExitStack() as stack:
-            for name, layer in self.layers.items():
-                hook = layer.register_forward_hook(partial(move, name=name))
-                stack.callback(hook.remove)
+        with hooked(self.layers, after=move):
             return self.network(batch), inputs
 
     def output_zeros(self, batch: Tensor) -> dict[str, Tensor]:
@@ -102,15 +99,11 @@ def linearise(taps: Taps, batch: Tensor, labels: Tensor, name: str, zero: Tensor
 def imposed(network: nn.Module, assignments: dict[str, Tensor]) -> Iterator[None]:
     """Make layers use given assignments."""
 
-    def impose(layer, args, assignment):
-        return (args[0], assignment)
+    def impose(name: str, _: nn.Module, args: tuple, __: dict) -> tuple[tuple, dict]:
+        return (args[0], assignments[name]), {}
 
-    with ExitStack() as stack:
-        for name, assignment in assignments.items():
-            hook = network.get_submodule(name).register_forward_pre_hook(
-                partial(impose, assignment=assignment)
-            )
-            stack.callback(hook.remove)
+    layers = {name: network.get_submodule(name) for name in assignments}
+    with hooked(layers, before=impose):
         yield
 
 

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from rapa_lib._checks import check_choice, check_int, check_real
 from rapa_lib._seeds import mix_seeds, seeded
-from rapa_lib.instruments._linearisation import Deviation, Taps, imposed, linearise, loss_of
+from rapa_lib.instruments._linearisation import Deviation, Taps, linearise
+from rapa_lib.instruments._sampling import Expansion, PartlyTiled
 from rapa_lib.instruments.similarity import tiled_layers
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.tiling import draw_assignment
@@ -114,11 +115,8 @@ def measured_penalty(
     for name, layer in layers.items():
         if not layer.redraws:
             raise ValueError(_no_expectation(name, layer))
-    groups = [[name] for name in layers] + ([list(layers)] if layers else [])
-    names = [*layers, *([ALL_LAYERS] if layers else [])]
-    # As the model, with all tiles alike but those of the layers looked at.
-    alike = scale_deviations(model, 0).eval()
-    network = copy.deepcopy(alike)
+    groups = {name: [name] for name in layers} | ({ALL_LAYERS: list(layers)} if layers else {})
+    network = PartlyTiled(model, scale_deviations(model, 0).eval())
     taps = Taps(merge_tiles(model).eval(), list(layers))
     totals = torch.zeros(len(groups), draws, dtype=torch.float64)
     merged_loss = 0.0
@@ -126,30 +124,16 @@ def measured_penalty(
         batch, targets = images[index], labels[index]
         loss, inputs, slopes = taps.first_order(batch, targets)
         merged_loss += loss
-        for g, group in enumerate(groups):
-            _take_layers(network, alike)
-            _take_layers(network, model, group)
-            deviations = {name: Deviation.of(layers[name]) for name in group}
-            with torch.no_grad(), seeded(seed, g, int(index[0])):
-                for draw in range(draws):
-                    assignments = {
-                        name: layers[name].assignment(len(batch), tuple(inputs[name].shape[2:]))
-                        for name in group
-                    }
-                    with imposed(network, assignments):
-                        total = float(loss_of(network(batch), targets))
-                    for name, assignment in assignments.items():
-                        if layers[name].tiling == "random":  # others may prefer some tiles
-                            epsilon = deviations[name].assigned(inputs[name], assignment)
-                            total -= float((epsilon * slopes[name]).sum(dtype=torch.float64))
-                    totals[g, draw] += total
+        for g, names in enumerate(groups.values()):
+            with seeded(seed, g, int(index[0])):
+                totals[g] += network.losses(names, Expansion(batch, targets, inputs, slopes), draws)
     merged_loss /= len(images)
     means = totals / len(images) - merged_loss
     return [
         MeasuredPenalty(
             name, float(m.mean()), float(m.std()) / math.sqrt(draws), merged_loss, draws
         )
-        for name, m in zip(names, means, strict=True)
+        for name, m in zip(groups, means, strict=True)
     ]
 
 
@@ -365,14 +349,6 @@ class _Curvature:
                 only = torch.zeros(n_patches).index_fill(0, torch.tensor(patch), 1)
                 own += self.quadratic([z * only.to(z).view(1, 1, *z.shape[2:]) for z in vectors])
         return own, full
-
-
-def _take_layers(network: nn.Module, source: nn.Module, names: list[str] | None = None) -> None:
-    """Give tiled layers of a network the weights of those of another."""
-    theirs = tiled_layers(source)
-    for name, layer in tiled_layers(network).items():
-        if names is None or name in names:
-            layer.load_state_dict(theirs[name].state_dict())
 
 
 def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from rapa_lib._checks import check_bool, check_int
 from rapa_lib._modes import evaluation_mode
+from rapa_lib.layers._hooks import layers_of, shapes_seen
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.layers.conv import RapaConv2d
 
@@ -112,25 +113,18 @@ def count_patches(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, in
     Raises:
         ValueError: if the model does not run on that input; the message holds its own error.
     """
-    patches: dict[str, int] = {}
-    hooks = []
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d | PatchConv2d):
-
-            def note(layer, args, output, name=name):
-                patches[name] = output.shape[-2] * output.shape[-1]
-
-            hooks.append(layer.register_forward_hook(note))
     parameter = next(model.parameters())
+    like = {"device": parameter.device, "dtype": parameter.dtype}
     try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype))
-    except Exception as error:
+        with (
+            shapes_seen(layers_of(model, nn.Conv2d, PatchConv2d)) as seen,
+            evaluation_mode(model),
+            torch.no_grad(),
+        ):
+            model(torch.zeros(2, *input_size, **like))
+    except Exception as error:  # whatever a model may raise
         raise ValueError(f"input_size: the model fails on {tuple(input_size)}: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return patches
+    return {name: y[-2] * y[-1] for name, (*_, (_, y)) in seen.items()}
 
 
 def _tiles_by_layer(convs: dict[str, nn.Module], n_tiles) -> dict[str, int]:

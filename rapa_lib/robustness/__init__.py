@@ -9,7 +9,7 @@ from rapa_lib.robustness._alarms import (
 )
 from rapa_lib.robustness._attacking import Outcome, Target, run_attack
 from rapa_lib.robustness._noise import layer_noise
-from rapa_lib.robustness._suite import LEVELS, NORMS, Attack, attack_suite
+from rapa_lib.robustness._suite import LEVELS, NORMS, Attack, SuiteSettings, attack_suite
 from rapa_lib.robustness._views import VIEWS, ImageModel, as_images, check_images, mean_correct
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Attack",
     "ImageModel",
     "Outcome",
+    "SuiteSettings",
     "Target",
     "as_images",
     "attack_suite",

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.robustness._suite import Attack
 from rapa_lib.robustness._views import ImageModel, check_images, mean_correct
-from rapa_lib.training.loop import InputScaling
+from rapa_lib.training import InputScaling
 
 # Forward passes of one batch, lots counted: it bounds memory, whatever the number of draws.
 _ROWS = 1024
@@ -22,8 +22,6 @@ _ROWS = 1024
 _OVERSHOOTS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0)
 
 _FROM_STARTS = (foolbox.attacks.HopSkipJumpAttack, foolbox.attacks.BoundaryAttack)
-
-# Seeds of independent purposes are mixed from the attack's seed and one of these.
 
 
 @dataclass(frozen=True)
@@ -119,24 +117,8 @@ def run_attack(
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels: got shape {tuple(labels.shape)} for {len(images)} images")
     judge = target.judge()
-    tries = []
     with seeded(seed, Purpose.ATTACK):
-        frozen_seed = int(torch.randint(2**31, ()))
-        sources = target.sources(attack, frozen_seed)
-        models = [model for model in sources for _ in range(attack.restarts)]
-        n_images = max(1, _ROWS // max(model.draws for model in models))
-        bar = tqdm(
-            total=len(models) * len(images),
-            desc=f"{attack.name} {attack.norm}" + ("" if epsilon is None else f" ε {epsilon:.3g}"),
-            unit="image", disable=not progress, leave=False,
-        )  # fmt: skip
-        with bar:
-            for model in models:
-                found = []
-                for x, y in zip(images.split(n_images), labels.split(n_images), strict=True):
-                    found.append(_attack_batch(attack, epsilon, model, x, y))
-                    bar.update(len(x))
-                tries.append([torch.cat(parts) for parts in zip(*found, strict=True)])
+        tries = _tries(attack, epsilon, target, images, labels, progress)
     with seeded(seed, Purpose.ATTACK_SELECTION):
         if epsilon is None:
             for attempt in tries:
@@ -149,6 +131,34 @@ def run_attack(
     return Outcome(
         perturbed, correct, norms.cpu(), float(claimed.double().mean()), int(failed.sum())
     )
+
+
+def _tries(
+    attack: Attack,
+    epsilon: float | None,
+    target: Target,
+    images: Tensor,
+    labels: Tensor,
+    progress: bool,
+) -> list[list[Tensor]]:
+    """What :func:`_attack_batch` gives for all images, of every source and start."""
+    sources = target.sources(attack, int(torch.randint(2**31, ())))
+    models = [model for model in sources for _ in range(attack.restarts)]
+    n_images = max(1, _ROWS // max(model.draws for model in models))
+    bar = tqdm(
+        total=len(models) * len(images),
+        desc=f"{attack.name} {attack.norm}" + ("" if epsilon is None else f" ε {epsilon:.3g}"),
+        unit="image", disable=not progress, leave=False,
+    )  # fmt: skip
+    tries = []
+    with bar:
+        for model in models:
+            found = []
+            for x, y in zip(images.split(n_images), labels.split(n_images), strict=True):
+                found.append(_attack_batch(attack, epsilon, model, x, y))
+                bar.update(len(x))
+            tries.append([torch.cat(parts) for parts in zip(*found, strict=True)])
+    return tries
 
 
 def _attack_batch(

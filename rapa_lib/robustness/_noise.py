@@ -1,10 +1,13 @@
 """How much a network's own lots disturb the outputs of its layers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int
 from rapa_lib._modes import evaluation_mode
+from rapa_lib.layers._hooks import hooked, layers_of
 from rapa_lib.layers._patch_conv import PatchConv2d
 
 
@@ -23,25 +26,16 @@ def layer_noise(model: nn.Module, x: Tensor, draws: int = 8) -> dict[str, float]
     """
     check_int("draws", draws, low=2)
     noise: dict[str, float] = {}
-    hooks = []
 
-    def measure(layer: nn.Module, args: tuple, name: str) -> None:
-        outputs = torch.stack([layer.forward(*args) for _ in range(draws)])
+    def measure(name: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        outputs = torch.stack([layer.forward(*args, **kwargs) for _ in range(draws)])
         within = outputs.var(0).mean((0, 2, 3))
         between = outputs.mean(0).var((0, 2, 3))
         noise[name] = float((within / between.clamp(min=1e-20)).sqrt().mean())
 
-    for name, layer in model.named_modules():
-        if isinstance(layer, PatchConv2d) and layer.redraws:
-            hooks.append(
-                layer.register_forward_pre_hook(
-                    lambda layer, args, name=name: measure(layer, args, name)
-                )
-            )
-    try:
-        with evaluation_mode(model):
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    drawing = {
+        name: layer for name, layer in layers_of(model, PatchConv2d).items() if layer.redraws
+    }
+    with hooked(drawing, before=measure), evaluation_mode(model):
+        model(x)
     return noise

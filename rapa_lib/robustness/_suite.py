@@ -1,23 +1,46 @@
 """The attacks of each level of honesty, all of them foolbox's."""
 
 import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field
+from functools import partial
 from typing import Any
 
 import foolbox
 
-from rapa_lib._checks import check_choice, check_int, check_real
+from rapa_lib._checks import (
+    Checked,
+    check_choice,
+    check_int,
+    check_real,
+    check_sequence,
+    checked,
+    choice,
+    integer,
+    several,
+)
 
 LEVELS = ("published", "adaptive", "gradient_free")
+SOURCES = ("fresh", "mean", "vote", "merged", "copies")
 NORMS = {"linf": "L∞", "l2": "L2"}
 
 # Where an ε cannot matter any more: no image keeps its content.
 UNBOUNDED = {"linf": 0.5, "l2": 20.0}
 
 
+def budget(name: str, value: Any) -> float:
+    """Return a budget ε as a float above 0; a quotient in a string, ``"8/255"``, is one."""
+    if isinstance(value, str):
+        quotient = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", value.replace(" ", ""))
+        if quotient is None or float(quotient[2]) == 0:
+            raise ValueError(f"{name}: got {value!r}, allowed: numbers, quotients such as '8/255'")
+        value = float(quotient[1]) / float(quotient[2])
+    return check_real(name, value, low=0, open_low=True)
+
+
 @dataclass(frozen=True)
-class Attack:
+class Attack(Checked):
     """One of foolbox's attacks, and how the study uses it.
 
     Args:
@@ -39,25 +62,19 @@ class Attack:
         ValueError, TypeError: for what is not allowed, an attack that foolbox lacks included.
     """
 
-    level: str
+    level: str = choice(MISSING, LEVELS)
     name: str
     kind: str
-    norm: str
-    source: str
-    epsilons: tuple[float, ...] = ()
-    draws: int = 1
+    norm: str = choice(MISSING, NORMS)
+    source: str = choice(MISSING, SOURCES)
+    epsilons: tuple[float, ...] = several((), budget, of="budgets", empty=True)
+    draws: int = integer(1, low=1)
     options: dict[str, Any] = field(default_factory=dict)
-    restarts: int = 1
+    restarts: int = integer(1, low=1)
     purpose: str = "suite"
-    images: int | None = None
+    images: int | None = integer(None, low=1, optional=True)
 
-    def __post_init__(self) -> None:
-        check_choice("level", self.level, LEVELS)
-        check_choice("norm", self.norm, NORMS)
-        check_choice("source", self.source, ("fresh", "mean", "vote", "merged", "copies"))
-        check_int("draws", self.draws, low=1)
-        check_int("restarts", self.restarts, low=1)
-        check_epsilons("epsilons", self.epsilons)
+    def _check(self) -> None:
         made = self.make()
         if not isinstance(made, foolbox.attacks.base.AttackWithDistance):
             raise ValueError(f"attack: foolbox's {self.kind} minimises no distance")
@@ -80,19 +97,51 @@ class Attack:
         return self.options.get("steps", 1)
 
 
+def _budgets(name: str, values: Any) -> tuple[float, ...]:
+    """Return budgets ascending, without repetition."""
+    found = {budget(name, value) for value in check_sequence(name, values, "budgets")}
+    if not found:
+        raise ValueError(f"{name}: got no budget, expected at least one")
+    return tuple(sorted(found))
+
+
+def _numbers_of_draws(name: str, values: Any) -> tuple[int, ...]:
+    """Return numbers of draws ascending, without repetition."""
+    counts = {check_int(name, m, low=1) for m in check_sequence(name, values, "integers")}
+    return tuple(sorted(counts))
+
+
+@dataclass(frozen=True)
+class SuiteSettings(Checked):
+    """How strong the attacks of :func:`attack_suite` are; checked when it is made.
+
+    Args:
+        linf, l2: budgets ε in each norm, in units of the image's range [0, 1]; numbers, or
+            quotients such as ``"8/255"``.
+        steps: of projected gradient descent; minimum-norm attacks take twice as many.
+        draws: of each gradient, and of each vote.
+        restarts, focus: at the budget ``focus`` (L∞), descent is also run from so many starts.
+        draws_curve: further numbers of draws, at the budget ``focus``.
+        query_steps: of HopSkipJump; the boundary attack takes a hundred times as many.
+        query_images: number of images for the decision-based attacks; None: all.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    linf: Sequence[float] = checked((1 / 255, 2 / 255, 4 / 255, 8 / 255), _budgets)
+    l2: Sequence[float] = checked((0.25, 0.5, 1.0), _budgets)
+    steps: int = integer(20, low=1)
+    draws: int = integer(8, low=1)
+    restarts: int = integer(2, low=1)
+    focus: float = checked(2 / 255, budget)
+    draws_curve: Sequence[int] = checked((), _numbers_of_draws)
+    query_steps: int = integer(10, low=1)
+    query_images: int | None = integer(None, low=1, optional=True)
+
+
 def attack_suite(
-    level: str,
-    *,
-    linf: Sequence[float] = (1 / 255, 2 / 255, 4 / 255, 8 / 255),
-    l2: Sequence[float] = (0.25, 0.5, 1.0),
-    steps: int = 20,
-    draws: int = 8,
-    restarts: int = 2,
-    focus: float = 2 / 255,
-    draws_curve: Sequence[int] = (),
-    copies: bool = False,
-    query_steps: int = 10,
-    query_images: int | None = None,
+    level: str, settings: SuiteSettings | None = None, *, copies: bool = False
 ) -> tuple[Attack, ...]:
     """The attacks of a level, the cheapest first.
 
@@ -103,96 +152,73 @@ def attack_suite(
             NeurIPS 2021), transfer from the merged network and from copies. ``"gradient_free"``:
             noise, and decision-based attacks (HopSkipJump: Chen et al., S&P 2020; boundary attack:
             Brendel et al., ICLR 2018) against the vote.
-        linf, l2: budgets ε in each norm.
-        steps: of projected gradient descent; minimum-norm attacks take twice as many.
-        draws: of each gradient, and of each vote.
-        restarts, focus: at the budget ``focus`` (L∞), descent is also run from so many starts.
-        draws_curve: further numbers of draws, at the budget ``focus``.
+        settings: budgets, steps, draws; None: the default ones.
         copies: also transfer from copies.
-        query_steps: of HopSkipJump; the boundary attack takes a hundred times as many.
-        query_images: number of images for the decision-based attacks.
 
     Raises:
-        ValueError, TypeError: naming the argument.
+        ValueError: for an unknown level.
     """
     check_choice("level", level, LEVELS)
-    linf, l2 = check_epsilons("linf", linf), check_epsilons("l2", l2)
-    for name, value in (("linf", linf), ("l2", l2)):
-        if not value:
-            raise ValueError(f"{name}: got no budget, expected at least one")
-    for name, value in (("steps", steps), ("query_steps", query_steps)):
-        check_int(name, value, low=1)
-    check_epsilons("focus", (focus,))
+    settings = settings or SuiteSettings()
     if level == "published":
-        return (
-            Attack(level, "FGSM", "LinfFastGradientAttack", "linf", "fresh", linf),
-            Attack(level, "FGM", "L2FastGradientAttack", "l2", "fresh", l2),
-        )
-    if level == "gradient_free":
-        asked = {"draws": draws, "images": query_images}
-        return (
-            Attack(
-                level, "uniform noise", "LinfRepeatedAdditiveUniformNoiseAttack", "linf", "vote",
-                linf, draws, {"repeats": 10},
-            ),
-            Attack(
-                level, "Gaussian noise", "L2RepeatedAdditiveGaussianNoiseAttack", "l2", "vote",
-                l2, draws, {"repeats": 10},
-            ),
-            Attack(
-                level, "HopSkipJump", "HopSkipJumpAttack", "l2", "vote",
-                options={
-                    "steps": query_steps,
-                    "initial_gradient_eval_steps": 50,
-                    "max_gradient_eval_steps": 500,
-                },
-                **asked,
-            ),
-            Attack(
-                level, "boundary", "BoundaryAttack", "l2", "vote",
-                options={"steps": 100 * query_steps}, **asked,
-            ),
-        )  # fmt: skip
-    descent = {"steps": steps, "rel_stepsize": 2.5 / steps}
-    pgd = ("PGD", "LinfProjectedGradientDescentAttack", "linf")
+        return _published(settings)
+    return _adaptive(settings, copies) if level == "adaptive" else _gradient_free(settings)
 
-    def transfer(source: str) -> Attack:
-        return Attack(level, f"from {source}", *pgd[1:], source, linf, draws, descent)
 
+def _published(settings: SuiteSettings) -> tuple[Attack, ...]:
+    """Single gradients of one draw."""
+    attack = partial(Attack, "published", source="fresh")
     return (
-        transfer("merged"),
-        *([transfer("copies")] if copies else []),
-        Attack(level, *pgd, "mean", linf, draws, descent),
-        Attack(
-            level, "PGD", "L2ProjectedGradientDescentAttack", "l2", "mean", l2, draws, descent
+        attack("FGSM", "LinfFastGradientAttack", "linf", epsilons=settings.linf),
+        attack("FGM", "L2FastGradientAttack", "l2", epsilons=settings.l2),
+    )
+
+
+def _adaptive(settings: SuiteSettings, copies: bool) -> tuple[Attack, ...]:
+    """Transfer, descent and minimum-norm attacks; then descent with other budgets and draws."""
+    linf, l2, focus = settings.linf, settings.l2, (settings.focus,)
+    attack = partial(Attack, "adaptive", draws=settings.draws)
+    steps = {"steps": settings.steps, "rel_stepsize": 2.5 / settings.steps}
+    twice = {"steps": 2 * settings.steps}
+    descent = partial(attack, kind="LinfProjectedGradientDescentAttack", norm="linf", options=steps)
+    mean = partial(descent, "PGD", source="mean")
+    return (
+        *(
+            descent(f"from {source}", source=source, epsilons=linf)
+            for source in ("merged", *(["copies"] if copies else []))
         ),
+        mean(epsilons=linf),
+        attack("PGD", "L2ProjectedGradientDescentAttack", "l2", "mean", l2, options=steps),
         # Its ε starts at foolbox's 1 otherwise, and 5 % a step are slow from there. L2FMNAttack is
         # no alternative: foolbox 3.3.4 projects it by the norm of the image, not of the change.
-        Attack(
-            level, "DDN", "DDNAttack", "l2", "mean", (), draws,
-            {"steps": 2 * steps, "init_epsilon": l2[0]},
+        attack("DDN", "DDNAttack", "l2", "mean", options=twice | {"init_epsilon": l2[0]}),
+        attack("FMN", "LInfFMNAttack", "linf", "mean", options=twice),
+        mean(epsilons=(UNBOUNDED["linf"],), purpose="unbounded"),
+        mean(epsilons=focus, restarts=settings.restarts, purpose="restarts"),
+        *(mean(epsilons=focus, draws=m, purpose="draws") for m in settings.draws_curve),
+    )
+
+
+def _gradient_free(settings: SuiteSettings) -> tuple[Attack, ...]:
+    """Noise, and attacks that only ask what the vote answers."""
+    attack = partial(Attack, "gradient_free", source="vote", draws=settings.draws)
+    asked = partial(attack, norm="l2", images=settings.query_images)
+    return (
+        attack(
+            "uniform noise", "LinfRepeatedAdditiveUniformNoiseAttack", "linf",
+            epsilons=settings.linf, options={"repeats": 10},
         ),
-        Attack(level, "FMN", "LInfFMNAttack", "linf", "mean", (), draws, {"steps": 2 * steps}),
-        Attack(level, *pgd, "mean", (UNBOUNDED["linf"],), draws, descent, purpose="unbounded"),
-        Attack(
-            level, *pgd, "mean", (focus,), draws, descent, restarts=restarts, purpose="restarts"
+        attack(
+            "Gaussian noise", "L2RepeatedAdditiveGaussianNoiseAttack", "l2",
+            epsilons=settings.l2, options={"repeats": 10},
         ),
-        *(
-            Attack(level, *pgd, "mean", (focus,), m, descent, purpose="draws")
-            for m in sorted(check_draws("draws_curve", draws_curve))
+        asked(
+            "HopSkipJump", "HopSkipJumpAttack",
+            options={
+                "steps": settings.query_steps,
+                "initial_gradient_eval_steps": 50,
+                "max_gradient_eval_steps": 500,
+            },
         ),
+        asked("boundary", "BoundaryAttack", options={"steps": 100 * settings.query_steps}),
     )  # fmt: skip
-
-
-def check_epsilons(name: str, values: Iterable[float]) -> tuple[float, ...]:
-    """Return budgets as floats above 0, ascending, without repetition."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers")
-    return tuple(sorted({check_real(name, e, low=0, open_low=True) for e in values}))
-
-
-def check_draws(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    """Return numbers of draws as integers, without repetition."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: got {values!r}, expected a sequence of integers")
-    return tuple(dict.fromkeys(check_int(name, m, low=1) for m in values))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from rapa_lib._checks import check_choice, check_int
 from rapa_lib.layers._patch_conv import frozen_draws
 from rapa_lib.networks.convert import merge_tiles
+from rapa_lib.training import InputScaling
 from rapa_lib.training.evaluation import draws_lots, reestimate_normalisation, vote
-from rapa_lib.training.loop import InputScaling
 
 VIEWS = ("fresh", "frozen", "mean", "vote", "merged")
 

@@ -6,20 +6,50 @@ takes as many products one after the other as it has patches; RAPA divides them 
 
 from rapa_lib.runtime._arrays import SCHEDULES, AnalogArrays, LayerRunTime, RunTime, run_time
 from rapa_lib.runtime._balance import balance_tiles, reachable_speedup
+from rapa_lib.runtime._cost_tables import (
+    BANDWIDTHS,
+    cost_table,
+    is_proportional,
+    layer_costs,
+    tiles_within,
+)
+from rapa_lib.runtime._costs import (
+    ACCESSES,
+    LIMITS,
+    PACKINGS,
+    DigitalSide,
+    LayerCost,
+    NetworkCost,
+    network_cost,
+    stale_images,
+)
 from rapa_lib.runtime._digital import roofline_table
 from rapa_lib.runtime._layers import LayerShape, NetworkLayers, Uncounted, count_layers
 
 __all__ = [
+    "ACCESSES",
+    "BANDWIDTHS",
+    "LIMITS",
+    "PACKINGS",
     "SCHEDULES",
     "AnalogArrays",
+    "DigitalSide",
+    "LayerCost",
     "LayerRunTime",
     "LayerShape",
+    "NetworkCost",
     "NetworkLayers",
     "RunTime",
     "Uncounted",
     "balance_tiles",
+    "cost_table",
     "count_layers",
+    "is_proportional",
+    "layer_costs",
+    "network_cost",
     "reachable_speedup",
     "roofline_table",
     "run_time",
+    "stale_images",
+    "tiles_within",
 ]

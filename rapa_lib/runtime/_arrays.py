@@ -1,12 +1,14 @@
 """Layers on analog arrays: arrays, cross-points and time."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from rapa_lib._checks import check_bool, check_choice, check_int, check_real
+from rapa_lib._checks import Checked, check_bool, check_choice, check_int, checked, flag, real
 from rapa_lib.runtime._layers import LayerShape, NetworkLayers, Uncounted, as_layers
 
 SCHEDULES = ("pipelined", "sequential")
@@ -14,8 +16,16 @@ SCHEDULES = ("pipelined", "sequential")
 the slowest layer is. ``"sequential"``: one image at a time goes through layer after layer."""
 
 
+def _check_size(name: str, value: Any) -> tuple[int, int]:
+    sizes = value if isinstance(value, tuple | list) else (value, value)
+    if len(sizes) != 2:
+        raise ValueError(f"{name}: got {value!r}, expected one integer or two (rows, columns)")
+    rows, columns = (check_int(name, side, low=1) for side in sizes)
+    return rows, columns
+
+
 @dataclass(frozen=True)
-class AnalogArrays:
+class AnalogArrays(Checked):
     """The arrays that a network is laid out on.
 
     All arrays are built to one size and work at the same time. A kernel matrix that is larger is
@@ -42,26 +52,12 @@ class AnalogArrays:
         ValueError, TypeError: if an argument is not allowed; the message names it.
     """
 
-    max_size: int | tuple[int, int] = 512
-    forward_ns: float = 80.0
-    backward_ns: float = 80.0
-    update_ns: float = 80.0
-    analog_bias: bool = False
-    pack_groups: bool = False
-
-    def __post_init__(self) -> None:
-        sizes = self.max_size if isinstance(self.max_size, tuple | list) else [self.max_size] * 2
-        if len(sizes) != 2:
-            raise ValueError(
-                f"max_size: got {self.max_size!r}, expected one integer or two (rows, columns)"
-            )
-        sizes = tuple(check_int("max_size", side, low=1) for side in sizes)
-        object.__setattr__(self, "max_size", sizes)
-        for name in ("forward_ns", "backward_ns", "update_ns"):
-            value = check_real(name, getattr(self, name), low=0, open_low=True)
-            object.__setattr__(self, name, value)
-        check_bool("analog_bias", self.analog_bias)
-        check_bool("pack_groups", self.pack_groups)
+    max_size: int | tuple[int, int] = checked(512, _check_size)
+    forward_ns: float = real(80.0, low=0, open_low=True)
+    backward_ns: float = real(80.0, low=0, open_low=True)
+    update_ns: float = real(80.0, low=0, open_low=True)
+    analog_bias: bool = flag(False)
+    pack_groups: bool = flag(False)
 
     def cycle_ns(self, training: bool = True) -> float:
         """Time of a patch on an array, in ns: all three cycles, or the forward one alone.
@@ -105,12 +101,13 @@ class LayerRunTime:
     @property
     def products(self) -> int:
         """Products that each of its arrays computes one after the other for an image."""
-        return self.layer.products(self.n_tiles)
+        loads = self.layer.loads
+        return self.layer.products(self.n_tiles) if loads is None else sum(loads)
 
     @property
     def speedup(self) -> float:
-        """Over the ordinary layer: one tile for all patches."""
-        return sum(self.layer.patches) / self.products
+        """Over the ordinary layer: one tile for all patches; infinite if no tile is left."""
+        return _ratio(sum(self.layer.patches), self.products)
 
     @property
     def arrays(self) -> int:
@@ -157,7 +154,7 @@ class RunTime:
     def speedup(self, schedule: str = "pipelined") -> float:
         """Over the ordinary network: one tile per layer for all patches."""
         single = over_layers((sum(layer.layer.patches) for layer in self.layers), schedule)
-        return single / self.products(schedule)
+        return _ratio(single, self.products(schedule))
 
     def time_us(self, schedule: str = "pipelined", training: bool = True) -> float:
         """Time per image in µs: of training (all three cycles), or of forward passes alone."""
@@ -225,7 +222,9 @@ def run_time(
 
     An array computes one product at a time, all arrays at once: a layer of L patches on n tiles
     takes ceil(L / n) products in each cycle. Linear layers keep one tile; they take as many
-    products as they get vectors an image. Source: Rasch, Gokmen, Rigotti, Haensch, Front. Neurosci.
+    products as they get vectors an image. Inside :func:`rapa_lib.instruments.faults.tile_faults` a
+    layer with dead tiles takes as many as its busiest living tile has patches, rerouted or not, and
+    the arrays of all its tiles. Source: Rasch, Gokmen, Rigotti, Haensch, Front. Neurosci.
     13:753 (2019); cycle times are parameters, see :class:`AnalogArrays`.
 
     Args:
@@ -233,7 +232,7 @@ def run_time(
         input_size: shape of one input without batch, (C, H, W) for images; None for counted layers.
         n_tiles: None takes the tiles that the model has; one number stands for every convolution,
             lowered to L where it has fewer patches; a mapping names some layers, the others keep
-            theirs.
+            theirs. Numbers are of working tiles.
         hardware: the arrays; None is ``AnalogArrays()``.
 
     Raises:
@@ -243,22 +242,34 @@ def run_time(
     """
     network = as_layers(model, input_size)
     hardware = check_hardware(hardware)
-    tiles = {layer.name: layer.n_tiles for layer in network.layers}
-    by_name = {layer.name: layer for layer in network.layers if layer.can_tile}
-    if isinstance(n_tiles, Mapping):
-        for name, count in n_tiles.items():
-            if name not in by_name:
-                raise ValueError(
-                    f"n_tiles: no convolution that ran is called {name!r}; the model has "
-                    f"{', '.join(by_name) or 'none'}"
-                )
-            limit = by_name[name].max_tiles
-            tiles[name] = check_int(f"n_tiles[{name!r}]", count, low=1, high=limit)
-    elif n_tiles is not None:
-        check_int("n_tiles", n_tiles, low=1)
-        tiles |= {name: min(n_tiles, layer.max_tiles) for name, layer in by_name.items()}
-    layers = (LayerRunTime(layer, tiles[layer.name], hardware) for layer in network.layers)
+    asked = _asked(network, n_tiles)
+    layers = (
+        LayerRunTime(replace(layer, loads=None), asked[layer.name], hardware)
+        if layer.name in asked
+        else LayerRunTime(layer, layer.n_tiles, hardware)
+        for layer in network.layers
+    )
     return RunTime(tuple(layers), network.uncounted, hardware)
+
+
+def _asked(network: NetworkLayers, n_tiles: int | Mapping[str, int] | None) -> dict[str, int]:
+    """The tiles of those convolutions for which a number is given."""
+    by_name = {layer.name: layer for layer in network.layers if layer.can_tile}
+    if n_tiles is None:
+        return {}
+    if not isinstance(n_tiles, Mapping):
+        check_int("n_tiles", n_tiles, low=1)
+        return {name: min(n_tiles, layer.max_tiles) for name, layer in by_name.items()}
+    for name in n_tiles:
+        if name not in by_name:
+            raise ValueError(
+                f"n_tiles: no convolution that ran is called {name!r}; the model has "
+                f"{', '.join(by_name) or 'none'}"
+            )
+    return {
+        name: check_int(f"n_tiles[{name!r}]", count, low=1, high=by_name[name].max_tiles)
+        for name, count in n_tiles.items()
+    }
 
 
 def check_hardware(hardware: AnalogArrays | None) -> AnalogArrays:
@@ -267,6 +278,10 @@ def check_hardware(hardware: AnalogArrays | None) -> AnalogArrays:
     if not isinstance(hardware, AnalogArrays):
         raise TypeError(f"hardware: got {type(hardware).__name__}, expected AnalogArrays")
     return hardware
+
+
+def _ratio(single: int, products: int) -> float:
+    return single / products if products else math.inf
 
 
 def over_layers(products, schedule: str) -> int:

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from rapa_lib._checks import check_int
 from rapa_lib._modes import evaluation_mode
+from rapa_lib.layers._hooks import layers_of, shapes_seen
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.perforated import PerforatedConv2d
@@ -45,6 +46,8 @@ class LayerShape:
         can_tile: whether RAPA can replicate it (a convolution, not a perforated one).
         inputs, outputs: numbers that it reads and writes an image, over all uses.
         perforation: it computes one patch of so many; 1 unless it is a ``PerforatedConv2d``.
+        loads: where tiles are dead, the patches of the busiest living tile in each use, as they
+            are divided now; None where all tiles work, which share them evenly.
     """
 
     name: str
@@ -59,6 +62,7 @@ class LayerShape:
     inputs: int
     outputs: int
     perforation: int = 1
+    loads: tuple[int, ...] | None = None
 
     @property
     def max_tiles(self) -> int:
@@ -76,7 +80,7 @@ class LayerShape:
         return self.products(1) * self.weights
 
     def products(self, n_tiles: int) -> int:
-        """Products that each array computes one after the other for an image: Σ ceil(L / n)."""
+        """Products that each of n working tiles computes in turn for an image: Σ ceil(L / n)."""
         return sum(-(-n_patches // (n_tiles * self.perforation)) for n_patches in self.patches)
 
 
@@ -150,7 +154,7 @@ def count_layers(model: nn.Module, input_size: Sequence[int]) -> NetworkLayers:
         if lazy and layer.has_uninitialized_params():
             raise ValueError(f"model: layer {name!r} is lazy; run the model once before")
     calls = _calls(model, size)
-    layers = tuple(_shape(name, layer, uses) for name, (layer, uses) in calls.items())
+    layers = tuple(_shape(name, model.get_submodule(name), uses) for name, uses in calls.items())
     uncounted = tuple(_uncounted(model, set(calls)))
     if not layers:
         others = ", ".join(f"{u.name!r} ({u.kind}, {u.reason})" for u in uncounted) or "none"
@@ -175,11 +179,11 @@ def as_layers(model: nn.Module | NetworkLayers, input_size: Sequence[int] | None
     return model
 
 
-# Of each layer that ran: itself, and the shapes (input, output) of each use.
-_Calls = dict[str, tuple[nn.Module, list[tuple[torch.Size, torch.Size]]]]
+# Of each layer that ran the shapes (input, output) of each use.
+_Uses = list[tuple[torch.Size, torch.Size]]
 
 
-def _calls(model: nn.Module, size: tuple[int, ...]) -> _Calls:
+def _calls(model: nn.Module, size: tuple[int, ...]) -> dict[str, _Uses]:
     try:
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         shapes_only = _without_values(model, fake)
@@ -210,28 +214,18 @@ def _without_values(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _run(model: nn.Module, size: tuple[int, ...]) -> _Calls:
-    calls: _Calls = {}
-    hooks = []
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear | PatchConv2d):
-
-            def note(layer, args, kwargs, output, name=name):
-                x = next(iter((*args, *kwargs.values())))
-                calls.setdefault(name, (layer, []))[1].append((x.shape, output.shape))
-
-            hooks.append(layer.register_forward_hook(note, with_kwargs=True))
+def _run(model: nn.Module, size: tuple[int, ...]) -> dict[str, _Uses]:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
+    with (
+        shapes_seen(layers_of(model, nn.Conv2d, nn.Linear, PatchConv2d)) as uses,
+        evaluation_mode(model),
+        torch.no_grad(),
+    ):
+        model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+    return uses
 
 
-def _shape(name: str, layer: nn.Module, uses: list[tuple[torch.Size, torch.Size]]) -> LayerShape:
+def _shape(name: str, layer: nn.Module, uses: _Uses) -> LayerShape:
     common = {
         "name": name,
         "kind": type(layer).__name__,
@@ -263,8 +257,28 @@ def _shape(name: str, layer: nn.Module, uses: list[tuple[torch.Size, torch.Size]
         n_tiles=layer.n_tiles if rapa else 1,
         can_tile=rapa or plain,
         perforation=layer.n_tiles if isinstance(layer, PerforatedConv2d) else 1,
+        loads=_loads(layer, uses) if rapa else None,
         **common,
     )
+
+
+def _loads(layer: RapaConv2d, uses: _Uses) -> tuple[int, ...] | None:
+    """The patches of the busiest living tile in each use; None where no tile is dead."""
+    n_living = len(layer.living_tiles)
+    if n_living == layer.n_tiles:
+        return None
+    loads: list[int] = []
+    for x, y in uses:
+        if n_living == 0:
+            busiest = 0
+        elif layer.reroute or layer.redraws:
+            # Drawn anew, any tile may be among those with one patch more.
+            busiest = -(-y[-2] * y[-1] // (n_living if layer.reroute else layer.n_tiles))
+        else:
+            kept = layer.assignment(1, (x[-2], x[-1]))
+            busiest = int(torch.bincount(kept[kept >= 0]).max())
+        loads += [busiest] * math.prod(y[:-3])
+    return tuple(loads)
 
 
 def _uncounted(model: nn.Module, counted: set[str]):

@@ -12,7 +12,7 @@ from rapa_lib._seeds import seeded
 from rapa_lib.data.datasets import Dataset
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.networks.convert import merge_tiles
-from rapa_lib.training.loop import InputScaling, error_percent, predict
+from rapa_lib.training.images import InputScaling, error_percent, predict
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from PIL import Image
 from tiny import same_bits, tiny_dataset, tiny_network
 
 from rapa_lib import InputScaling
-from rapa_lib._seeds import seeded
+from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.experiments.accuracy.experiment import AccuracyRun, save_run
-from rapa_lib.experiments.fault_tolerance import experiment
 from rapa_lib.experiments.fault_tolerance.experiment import (
     FaultSweep,
     fault_record,
@@ -24,7 +23,7 @@ from rapa_lib.experiments.fault_tolerance.experiment import (
     tolerated_share,
 )
 from rapa_lib.instruments.faults import draw_faults, fine_tune, tile_faults
-from rapa_lib.training.loop import error_percent, predict
+from rapa_lib.training import error_percent, predict
 
 ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "features.0.0", "features.1.0"
@@ -87,7 +86,7 @@ def test_errors_are_those_of_the_network_with_these_faults(network, rows):
     for row in rows:
         names = [FIRST, SECOND] if row["layers"] == "all" else [row["layers"]]
         faults = draw_faults(network, share=row["share"], layers=names, seed=row["fault_seed"])
-        lots = seeded(0, experiment._DRAWS, row["fault_draw"])
+        lots = seeded(0, Purpose.FAULT_DRAWS, row["fault_draw"])
         with tile_faults(network, faults, reroute=row["reroute"]), lots:
             logits = predict(network, chosen.test_images, scaling())
         assert row["test_error"] == error_percent(logits, chosen.test_labels)

@@ -20,7 +20,7 @@ from rapa_lib.experiments.trained import (
     load_or_train,
     save_network,
 )
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import load_checkpoint, save_checkpoint
 
 MADE = SHAPE | {"epochs": 2, "batch_size": 16, "seed": 6, "penalty_every": 2}
 TINY = MADE | {"draws": 2}

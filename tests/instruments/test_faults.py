@@ -26,11 +26,11 @@ from rapa_lib.instruments.faults import (
     draw_faults,
     dying_tiles,
     fine_tune,
-    products_per_layer,
     repair_by_copy,
     tile_faults,
 )
 from rapa_lib.layers.tiling import TILINGS, Tiling
+from rapa_lib.runtime import balance_tiles, run_time
 
 FIRST, SECOND, THIRD = "features.0.0", "features.1.0", "features.2.0"
 TILED = ["image", "alternate", "random", "random_fixed"]
@@ -54,6 +54,12 @@ def small_layer(tiling="random", n_tiles=4, **changes):
 
 def images(n=3, size=(6, 9)):
     return torch.randn(n, 2, *size)
+
+
+def products(model, input_size):
+    """The products of each convolution, by the model of run time."""
+    timed = run_time(model, input_size).layers
+    return {one.layer.name: one.products for one in timed if one.layer.kind != "Linear"}
 
 
 def scaling():
@@ -126,7 +132,7 @@ def test_drawing_faults_and_stuck_kernels_takes_nothing_from_the_callers_stream(
     expected = torch.rand(3)
     torch.manual_seed(3)
     with tile_faults(network, draw_faults(network, share=0.5, kind="stuck")):
-        products_per_layer(network, (2, 8, 8))
+        products(network, (2, 8, 8))
         assert torch.equal(torch.rand(3), expected)
 
 
@@ -160,7 +166,8 @@ def test_the_only_tile_of_a_layer_can_die_but_not_be_rerouted_around(tiling):
     layer = small_layer(tiling, n_tiles=1)
     with tile_faults(layer, [TileFault("", 0)]):
         assert layer(images()).abs().max() == 0
-        assert products_per_layer(nn.Sequential(layer), (2, 6, 9)) == {"0": 0}
+        assert products(nn.Sequential(layer), (2, 6, 9)) == {"0": 0}
+        assert run_time(nn.Sequential(layer), (2, 6, 9)).speedup() == float("inf")
     with (
         pytest.raises(ValueError, match="faults: no tile of layer '' lives"),
         tile_faults(layer, [TileFault("", 0)], reroute=True),
@@ -309,6 +316,31 @@ def test_noise_takes_one_image_a_given_assignment_and_keywords():
         assert layer(x, none).abs().max() == 0
         with pytest.raises(ValueError, match="input: got shape"):
             layer(x[0, 0])
+
+
+def test_somebody_elses_hook_does_not_change_the_noise():
+    """Nor does it matter when the hook came; contexts of ours draw noise of their own."""
+    noisy, x = [TileFault("", 0, "noisy", 1.0)], images()
+
+    def outputs(layer, before=(), between=()):
+        layer = copy.deepcopy(layer)
+        for hook in before:
+            layer.register_forward_hook(hook)
+        with tile_faults(layer, noisy), frozen_draws(layer, 3), torch.no_grad():
+            for hook in between:
+                layer.register_forward_hook(hook)
+            once = layer(x)
+            with tile_faults(layer, noisy):
+                return once, layer(x)
+
+    def nothing(*_):
+        return None
+
+    layer = small_layer("image")
+    alone = outputs(layer)
+    for hooks in ({"before": [nothing]}, {"between": [nothing]}, {"before": [nothing] * 3}):
+        for one, other in zip(alone, outputs(layer, **hooks), strict=True):
+            assert torch.equal(one, other)
 
 
 # --- Contexts in contexts ---------------------------------------------------------------------
@@ -483,16 +515,51 @@ def test_wrong_draws_are_refused(arguments, error, message):
 @pytest.mark.parametrize("tiling", TILED)
 def test_products_are_the_greatest_loads(tiling):
     network = tiny_network(tiling=tiling, n_tiles=(7, 3, 1))  # of 64, 16 and 4 patches
-    assert products_per_layer(network, (2, 8, 8)) == {FIRST: 10, SECOND: 6, THIRD: 4}
+    assert products(network, (2, 8, 8)) == {FIRST: 10, SECOND: 6, THIRD: 4}
     faults = draw_faults(network, count={FIRST: 2, SECOND: 2})
     with tile_faults(network, faults, reroute=True):
-        assert products_per_layer(network, (2, 8, 8)) == {FIRST: 13, SECOND: 16, THIRD: 4}
+        assert products(network, (2, 8, 8)) == {FIRST: 13, SECOND: 16, THIRD: 4}
     with tile_faults(network, faults):
-        products = products_per_layer(network, (2, 8, 8))
+        found = products(network, (2, 8, 8))
         for name, size in ((FIRST, (8, 8)), (SECOND, (4, 4))):
             drawn = network.get_submodule(name).assignment(300, size)
             loads = [torch.bincount(row[row >= 0]).max() for row in drawn]
-            assert products[name] == max(loads)
+            assert found[name] == max(loads)
+
+
+def test_dead_tiles_cost_time_and_no_arrays_and_a_number_asked_for_is_of_working_tiles():
+    network = tiny_network(n_tiles=(8, 2, 1))  # of 64, 16 and 4 patches
+    whole = run_time(network, (2, 8, 8))
+    with tile_faults(network, [TileFault(FIRST, 0), TileFault(FIRST, 5)], reroute=True):
+        broken = run_time(network, (2, 8, 8))
+        assert [one.products for one in broken.layers] == [11, 8, 4, 1]
+        assert broken.layers[0].speedup == 64 / 11
+        assert broken.products("pipelined") == 11
+        assert broken.arrays == whole.arrays
+        assert list(broken.table()["n_tiles"]) == [8, 2, 1, 1]
+        assert [one.products for one in run_time(network, (2, 8, 8), n_tiles=8).layers] == [
+            8, 2, 1, 1,
+        ]  # fmt: skip
+        mapped = run_time(network, (2, 8, 8), n_tiles={SECOND: 4})
+        assert [one.products for one in mapped.layers] == [11, 4, 4, 1]
+        assert balance_tiles(network, (2, 8, 8), max_products=8)[FIRST] == 8
+    assert run_time(network, (2, 8, 8)) == whole
+
+
+def test_a_layer_used_twice_counts_the_loads_of_both_uses():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = RapaConv2d(2, 2, 3, padding=1, n_tiles=4, tiling="image")
+
+        def forward(self, x):
+            return self.layer(self.layer(x)[:, :, ::2])
+
+    model = Twice()
+    with tile_faults(model, [TileFault("layer", 1)]):
+        assert products(model, (2, 6, 9)) == {"layer": 14 + 7}  # of 54 and 27 patches
+    with tile_faults(model, [TileFault("layer", 1)], reroute=True):
+        assert products(model, (2, 6, 9)) == {"layer": 18 + 9}
 
 
 def test_other_convolutions_have_products_too():
@@ -501,11 +568,11 @@ def test_other_convolutions_have_products_too():
         PerforatedConv2d(2, 2, 3, padding=1, n_tiles=5),
         small_layer(),
     )
-    assert products_per_layer(model, (2, 6, 9)) == {"0": 54, "1": 11, "2": 14}
+    assert products(model, (2, 6, 9)) == {"0": 54, "1": 11, "2": 14}
     with tile_faults(model, [TileFault("2", 1, "noisy", 1.0)]):
-        assert products_per_layer(model, (2, 6, 9)) == {"0": 54, "1": 11, "2": 14}
+        assert products(model, (2, 6, 9)) == {"0": 54, "1": 11, "2": 14}
     with pytest.raises(ValueError, match="input_size: the model fails"):
-        products_per_layer(model, (5, 6, 9))
+        products(model, (5, 6, 9))
     assert not any(layer._forward_pre_hooks for layer in model.modules())
 
 
@@ -747,4 +814,4 @@ def test_what_a_big_network_takes():
     """Rerouting keeps the network's own size: three layers, two of them broken."""
     network = RapaConvNet()
     with tile_faults(network, draw_faults(network, share=0.5), reroute=True):
-        assert list(products_per_layer(network, (3, 32, 32)).values()) == [128, 128, 64]
+        assert list(products(network, (3, 32, 32)).values()) == [128, 128, 64]

@@ -184,16 +184,31 @@ def test_ruff_is_content():
         assert done.returncode == 0, done.stdout
 
 
-def blocks(language):
-    readme = (ROOT / "README.md").read_text()
-    return re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_readmes_python_runs(tmp_path, run_python):
-    code = blocks("python")
-    assert code
-    for block in code:
+def blocks(language, pages=PAGES):
+    """The code blocks of pages in one language."""
+    return [
+        block
+        for page in pages
+        for block in re.findall(
+            rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+        )
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page, run_python):
+    for block in blocks("python", [page]):
         run_python(block)
+
+
+def test_the_readme_is_short_and_shows_code_at_once():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    assert lines.index("```python") < 25
+    assert sum(line.startswith("![") for line in lines) == 1
 
 
 # How the tests run a command of the README: the same line, made small through the environment.
@@ -201,6 +216,7 @@ SMALL = {
     "make study": {"STUDY": "smoke"},
     "make test": {"PYTEST_ARGS": "--collect-only --quiet", "WORKERS": "0"},
     "make lab": {"LAB_ARGS": "--version"},
+    "make install": {},
     "make lint": {},
     "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make study STUDY=smoke": {},
@@ -228,14 +244,14 @@ def commands():
     ]
 
 
-def test_the_readme_shows_no_command_that_is_not_tested():
+def test_no_page_shows_a_command_that_is_not_tested():
     unknown = set(commands()) - set(SMALL) - UNRUN
     assert not unknown
     assert {"make study", "make test"} <= set(commands())
 
 
 @pytest.mark.parametrize("command", [c for c in SMALL if c in commands()])
-def test_the_readmes_commands_run(command):
+def test_the_commands_of_the_pages_run(command):
     # A worker's own variables would make the tests it starts believe that they are its.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
@@ -246,13 +262,13 @@ def test_the_readmes_commands_run(command):
 
 
 @pytest.mark.parametrize("command", sorted(UNRUN))
-def test_the_readmes_long_commands_are_plans_that_make_knows(command):
+def test_the_long_commands_of_the_pages_are_plans_that_make_knows(command):
     done = subprocess.run(
         f"{command} --dry-run", shell=True, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     study = re.search(r"STUDY=(\w+)", command)[1]
-    assert f"workflow/run_study.py config/{study}.yaml" in done.stdout
+    assert f"workflow/scripts/run_study.py config/{study}.yaml" in done.stdout
 
 
 def test_the_readmes_verdicts_are_those_of_the_standard_study():
@@ -264,25 +280,14 @@ def test_the_readmes_verdicts_are_those_of_the_standard_study():
     assert shown == judged
 
 
-def test_paths_in_the_readme_exist():
-    readme = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "config/README.md"], ids=lambda page: page.name)
+def test_paths_on_a_page_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    ("summary", "first"),
-    [("cifar10_long/accuracy.md", "| tiling "), ("standard/acceleration.md", "| tiling ")],
-)
-def test_the_readmes_tables_are_those_of_the_results(summary, first):
-    readme = (ROOT / "README.md").read_text()
-    tables = re.findall(r"(?:^\|.*\n)+", (ROOT / "results" / summary).read_text(), re.MULTILINE)
-    (table,) = [table for table in tables if table.startswith(first)]
-    assert table.count("\n") >= 5
-    assert table in readme
-
-
-def test_the_readmes_benchmark_is_that_of_the_results():
-    readme = (ROOT / "README.md").read_text()
+def test_the_benchmarks_on_the_pages_are_those_of_the_results():
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in ("conv", "analog"):
-        assert (ROOT / f"results/benchmarks/{name}.md").read_text().strip() in readme
+        page = ROOT / f"results/benchmarks/{name}.md"
+        assert page.read_text(encoding="utf-8").strip() in shown

@@ -17,6 +17,7 @@ from rapa_lib.robustness import (
     VIEWS,
     Attack,
     ImageModel,
+    SuiteSettings,
     Target,
     as_images,
     attack_suite,
@@ -27,7 +28,7 @@ from rapa_lib.robustness import (
     run_attack,
     vanishing_gradients,
 )
-from rapa_lib.training.loop import predict
+from rapa_lib.training import predict
 
 SCALING = InputScaling.of(tiny_dataset().train_images)
 ONE = InputScaling((0.4,), (0.25,))
@@ -53,6 +54,10 @@ def network(tiling="random", **changes):
 def scaled(x):
     mean, std = (torch.tensor(part).view(-1, 1, 1) for part in SCALING)
     return (x - mean) / std
+
+
+def suite(level, *, copies=False, **settings):
+    return attack_suite(level, SuiteSettings(**settings), copies=copies)
 
 
 def images():
@@ -82,7 +87,7 @@ def test_on_a_deterministic_model_the_numbers_are_foolboxs_own():
     net, (x, labels) = network("none"), images()
     own = {"mean": list(SCALING.mean), "std": list(SCALING.std), "axis": -3}
     theirs = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=own)
-    for attack in (a for level in LEVELS[:2] for a in attack_suite(level, linf=(0.1,), focus=0.1)):
+    for attack in (a for level in LEVELS[:2] for a in suite(level, linf=(0.1,), focus=0.1)):
         if attack.source not in ("fresh", "mean") or attack.restarts > 1:
             continue
         for epsilon in attack.epsilons or (None,):
@@ -195,7 +200,7 @@ def test_the_minimum_of_a_linear_model_is_found():
     weight = (net[1].weight[0] - net[1].weight[1]) / 0.25
     distance = ((scores[:, 0] - scores[:, 1]).abs() / weight.norm()).double()
     far = distance > 0.02  # nearer ones take more steps than there are
-    (attack,) = (a for a in attack_suite("adaptive", steps=50, l2=(0.1,)) if a.name == "DDN")
+    (attack,) = (a for a in suite("adaptive", steps=50, l2=(0.1,)) if a.name == "DDN")
     outcome = run_attack(attack, None, target, x, labels, progress=False)
     assert far.sum() > 40
     torch.testing.assert_close(outcome.norms[far], distance[far], rtol=0.02, atol=0)
@@ -208,7 +213,7 @@ def test_one_gradient_of_a_linear_model_is_the_best_that_can_be_done():
     scores = target.judge()(x)
     weight = (net[1].weight[0] - net[1].weight[1]) / 0.25
     needed = (scores[:, 0] - scores[:, 1]).abs() / weight.abs().sum()
-    for attack in attack_suite("published", linf=(0.02,))[:1]:
+    for attack in suite("published", linf=(0.02,))[:1]:
         outcome = run_attack(attack, 0.02, target, x, scores.argmax(1), progress=False)
         assert torch.equal(outcome.correct == 0, needed < 0.02)
 
@@ -226,7 +231,7 @@ def test_images_are_judged_on_fresh_draws_not_by_the_attacks_own_word():
             return torch.where(coin, 1.0, -1.0) * torch.tensor([1.0, -1.0]) + 0 * x.sum()
 
     x, labels = torch.rand(400, 1, 2, 2), torch.zeros(400, dtype=torch.long)
-    (attack, _) = attack_suite("published", linf=(0.1,))
+    (attack, _) = suite("published", linf=(0.1,))
     outcome = run_attack(
         attack, 0.1, Target(Coin(), ONE), x, labels, judge_draws=50, progress=False
     )
@@ -238,7 +243,7 @@ def test_images_are_judged_on_fresh_draws_not_by_the_attacks_own_word():
 def test_budgets_hold_and_another_seed_gives_other_perturbations():
     net, (x, labels) = network(), images()
     target = Target(net, SCALING)
-    attacks = [a for level in LEVELS for a in attack_suite(
+    attacks = [a for level in LEVELS for a in suite(
         level, linf=(0.1,), l2=(0.5,), steps=2, draws=2, focus=0.1, query_steps=1
     )]  # fmt: skip
     assert {a.source for a in attacks} == {"fresh", "mean", "merged", "vote"}
@@ -278,7 +283,7 @@ def test_transfer_takes_the_copys_gradients():
     net, other = network("none"), network("none", init_seed=1)
     x, labels = images()
     (attack,) = (
-        a for a in attack_suite("adaptive", linf=(0.2,), focus=0.2, copies=True)
+        a for a in suite("adaptive", linf=(0.2,), focus=0.2, copies=True)
         if a.name == "from copies"
     )  # fmt: skip
     black = run_attack(
@@ -301,7 +306,7 @@ def test_decision_based_attacks_find_the_boundary_of_the_vote_without_gradients(
     labels[wrong] = 1 - labels[wrong]
     weight = (net[1].weight[0] - net[1].weight[1]) / 0.25
     distance = ((scores[:, 0] - scores[:, 1]).abs() / weight.norm()).double()
-    attacks = [a for a in attack_suite("gradient_free", query_steps=20) if not a.epsilons]
+    attacks = [a for a in suite("gradient_free", query_steps=20) if not a.epsilons]
     assert [a.name for a in attacks] == ["HopSkipJump", "boundary"]
     for attack in attacks:
         outcome = run_attack(attack, None, target, x, labels, progress=False)
@@ -318,7 +323,7 @@ def test_a_model_that_always_says_the_same_has_no_start_and_stays_unperturbed():
     with torch.no_grad():
         net[1].bias.copy_(torch.tensor([1.0, 0.0]))
     x, labels = torch.rand(5, 1, 2, 2), torch.tensor([0, 0, 0, 0, 1])
-    for attack in attack_suite("gradient_free", query_steps=1):
+    for attack in suite("gradient_free", query_steps=1):
         if attack.epsilons:
             continue
         outcome = run_attack(attack, None, Target(net, ONE), x, labels, progress=False)
@@ -335,7 +340,7 @@ def test_numbers_that_are_not_finite_count_as_a_failure_of_the_attack(monkeypatc
 
     monkeypatch.setattr(foolbox.attacks.FGSM, "__call__", broken)
     net, (x, labels) = network("none"), images()
-    (attack, _) = attack_suite("published", linf=(0.1,))
+    (attack, _) = suite("published", linf=(0.1,))
     outcome = run_attack(attack, 0.1, Target(net, SCALING), x, labels, progress=False)
     assert outcome.failed == 1
     assert torch.equal(outcome.images, x)
@@ -349,7 +354,7 @@ def test_a_perturbation_beyond_its_budget_is_an_error(monkeypatch):
 
     monkeypatch.setattr(foolbox.attacks.FGSM, "__call__", liar)
     net, (x, labels) = network("none"), images()
-    (attack, _) = attack_suite("published", linf=(0.1,))
+    (attack, _) = suite("published", linf=(0.1,))
     with pytest.raises(RuntimeError, match=r"LinfFastGradientAttack: a perturbation of 0\.2"):
         run_attack(attack, 0.1, Target(net, SCALING), x, labels, progress=False)
 
@@ -375,7 +380,7 @@ def measured(net, levels=LEVELS, seed=0):
     rows = []
     settings = {"linf": (0.1, 0.2), "l2": (1.0,), "steps": 5, "draws": 2, "focus": 0.1}
     for level in levels:
-        for attack in attack_suite(level, **settings, query_steps=3):
+        for attack in suite(level, **settings, query_steps=3):
             for epsilon in attack.epsilons:
                 outcome = run_attack(
                     attack, epsilon, target, x, labels, judge_draws=4, seed=seed, progress=False
@@ -473,7 +478,7 @@ def test_images_that_are_none_are_refused(spoil, error, message):
 
 
 def test_attacks_refuse_such_images_before_any_work(monkeypatch):
-    (attack, _), (x, labels) = attack_suite("published", linf=(0.1,)), images()
+    (attack, _), (x, labels) = suite("published", linf=(0.1,)), images()
     target = Target(network("none"), SCALING)
     monkeypatch.setattr(Attack, "make", None)
     with pytest.raises(ValueError, match="images: got values"):
@@ -493,12 +498,29 @@ def test_attacks_refuse_such_images_before_any_work(monkeypatch):
         ({"draws": 0}, ValueError, "draws: got 0, allowed: at least 1"),
         ({"restarts": 0}, ValueError, "restarts: got 0, allowed: at least 1"),
         ({"draws_curve": (0,)}, ValueError, "draws_curve: got 0, allowed: at least 1"),
+        ({"draws_curve": 4}, TypeError, "draws_curve: got 4, expected a sequence"),
+        ({"focus": 0}, ValueError, "focus: got 0.0, allowed: finite, above 0"),
+        ({"focus": "2:255"}, ValueError, "focus: got '2:255', allowed: numbers, quotients such as"),
+        ({"focus": "0/255"}, ValueError, "focus: got 0.0, allowed: finite, above 0"),
+        ({"linf": ("1/0",)}, ValueError, "linf: got '1/0', allowed: numbers, quotients such as"),
+        ({"linf": "8/255"}, TypeError, "linf: got '8/255', expected a sequence"),
+        ({"l2": ("nan",)}, ValueError, "l2: got 'nan', allowed: numbers, quotients such as"),
+        ({"l2": (True,)}, TypeError, "l2: got True, expected a number"),
+        ({"query_images": 0}, ValueError, "query_images: got 0, allowed: at least 1"),
         ({"query_steps": 0}, ValueError, "query_steps: got 0, allowed: at least 1"),
     ],
 )
 def test_a_suite_of_what_is_not_allowed_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        attack_suite(**{"level": "adaptive"} | arguments)
+        suite(**{"level": "adaptive"} | arguments)
+
+
+def test_budgets_may_be_quotients_and_stand_in_order_once():
+    settings = SuiteSettings(linf=["8/255", 2 / 255, "2 / 255"], l2=("0.5/2", 1), focus="8/255")
+    assert settings.linf == (2 / 255, 8 / 255)
+    assert settings.l2 == (0.25, 1.0)
+    assert settings.focus == 8 / 255
+    assert SuiteSettings(draws_curve=(16, 1, 16)).draws_curve == (1, 16)
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ from rapa_lib import (
     train,
 )
 from rapa_lib._seeds import seeded
-from rapa_lib.training.loop import (
-    _optimizer,
+from rapa_lib.analog import NotFiniteError, convert_to_analog, rpu_baseline
+from rapa_lib.training import (
     augment,
     error_percent,
     load_checkpoint,
+    one_cycle_sgd,
     predict,
     save_checkpoint,
 )
@@ -200,6 +201,8 @@ def test_input_scaling_leaves_the_caller_s_images_alone():
         ({"mirror": "no"}, TypeError, "mirror: got 'no', expected True or False"),
         ({"max_shift": -1}, ValueError, "max_shift: got -1, allowed: at least 0"),
         ({"max_shift": 1.5}, TypeError, "max_shift: got 1.5, expected an integer"),
+        ({"eval_every": 0}, ValueError, "eval_every: got 0, allowed: at least 1"),
+        ({"eval_every": 2.0}, TypeError, "eval_every: got 2.0, expected an integer"),
         ({"seed": -1}, ValueError, "seed: got -1, allowed: at least 0"),
         ({"seed": None}, TypeError, "seed: got None, expected an integer"),
     ],
@@ -224,7 +227,7 @@ def test_batch_size_above_the_data_is_named_and_nothing_is_trained():
 def test_every_parameter_has_the_rate_and_the_decay_of_its_layer(power):
     network = tiny_network(pooling="mixed", n_tiles=(9, 4, 1))
     config = TrainConfig(learning_rate=0.1, weight_decay=0.01, tile_lr_power=power, momentum=0.8)
-    optimizer, _ = _optimizer(network, config, steps=7)
+    optimizer, _ = one_cycle_sgd(network, config, steps=7)
     found = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -247,7 +250,7 @@ def test_every_parameter_has_the_rate_and_the_decay_of_its_layer(power):
 
 def test_a_converted_model_gets_rates_layer_by_layer():
     model = convert_to_rapa(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), {"1": 4})
-    optimizer, _ = _optimizer(model, TrainConfig(learning_rate=0.1), steps=2)
+    optimizer, _ = one_cycle_sgd(model, TrainConfig(learning_rate=0.1), steps=2)
     rates = {p: group["max_lr"] for group in optimizer.param_groups for p in group["params"]}
     assert [rates[p] for p in model.parameters()] == pytest.approx([0.1, 0.1, 0.4, 0.4])
 
@@ -264,14 +267,14 @@ def test_a_converted_model_gets_rates_layer_by_layer():
     ids=lambda norm: type(norm).__name__,
 )
 def test_no_normalisation_layer_decays(norm):
-    optimizer, _ = _optimizer(norm, TrainConfig(weight_decay=0.1), steps=2)
+    optimizer, _ = one_cycle_sgd(norm, TrainConfig(weight_decay=0.1), steps=2)
     assert [g["weight_decay"] for g in optimizer.param_groups for _ in g["params"]] == [0, 0]
 
 
 def test_the_schedule_rises_to_the_peak_and_falls_to_almost_nothing():
     network = tiny_network()
     config = TrainConfig(epochs=5, learning_rate=0.3, tile_lr_power=1.0)
-    optimizer, scheduler = _optimizer(network, config, steps=20)
+    optimizer, scheduler = one_cycle_sgd(network, config, steps=20)
     rates = []
     for _ in range(100):
         rates.append({g["max_lr"]: g["lr"] for g in optimizer.param_groups})
@@ -339,7 +342,7 @@ def test_one_step_is_plain_sgd():
     loss = F.cross_entropy(logits, data.train_labels)
     loss.backward()
     config = TrainConfig(epochs=1, learning_rate=0.5, weight_decay=0.1)
-    rate = _optimizer(reference, config, steps=1)[0].param_groups[0]["lr"]
+    rate = one_cycle_sgd(reference, config, steps=1)[0].param_groups[0]["lr"]
     _, training = one_step(network, config)
     for name, parameter in network.named_parameters():
         gradient = reference.get_parameter(name).grad
@@ -468,6 +471,22 @@ def test_error_percent_by_hand():
     assert error_percent(scores, torch.tensor([1, 0, 1])) == 0
 
 
+@pytest.mark.parametrize(("every", "tested"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_testing_seldom_leaves_the_rows_without_a_test_empty_and_the_bits_alone(
+    tmp_path, every, tested
+):
+    config = replace(SHORT, epochs=5)
+    network, training = run(config)
+    seldom, other = run(replace(config, eval_every=every), checkpoint=tmp_path / "resume.pt")
+    assert same_bits(network.state_dict(), seldom.state_dict())
+    for row, expected in zip(untimed(other), untimed(training), strict=True):
+        there = row["epoch"] in tested
+        assert row == expected | ({} if there else {"test_error": None})
+    again, same = run(replace(config, eval_every=every), checkpoint=tmp_path / "resume.pt")
+    assert same.history == other.history
+    assert same_bits(again.state_dict(), seldom.state_dict())
+
+
 # --- Divergence -------------------------------------------------------------------------------
 
 
@@ -498,16 +517,78 @@ def test_divergence_in_the_last_step_is_seen():
         train(network, tiny_dataset(), config, progress=False)
 
 
+class _Planted(torch.autograd.Function):
+    """Passes numbers on; its backward raises what was planted in the third step."""
+
+    @staticmethod
+    def forward(ctx, x, error):
+        ctx.error = error
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.error is not None:
+            raise ctx.error
+        return grad, None
+
+
+class _WithPlantedError(Linear):
+    def __init__(self, error, **options):
+        super().__init__(**options)
+        self.error = error
+
+    def forward(self, x):
+        return _Planted.apply(super().forward(x), self.error if self.steps == 3 else None)
+
+
+def test_a_bug_in_a_backward_pass_surfaces_as_itself():
+    """It is no divergence: only what tiles say of numbers that are not finite is."""
+    config = TrainConfig(epochs=1, batch_size=16)
+    with pytest.raises(ValueError, match=r"^planted$"):
+        train(_WithPlantedError(ValueError("planted")), tiny_dataset(), config, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "message"),
+    [(None, "at epoch 1, step 3: error: got"), (3, "the loss is nan at epoch 1, step 3, with lea")],
+)
+def test_numbers_that_tiles_refuse_are_a_divergence(bad_step, message):
+    network = _WithPlantedError(NotFiniteError("error: got inf"), bad_step=bad_step)
+    config = TrainConfig(epochs=1, batch_size=16)
+    with pytest.raises(DivergedError, match=f"^{message}"):
+        train(network, tiny_dataset(), config, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:.* were clipped")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_diverging_training_on_analog_tiles_says_so(monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setattr("rapa_lib.analog._compiled.serves", lambda tensor: False)
+    network = nn.Sequential(_Exploding(), convert_to_analog(tiny_network(), rpu_baseline()))
+    with pytest.raises(DivergedError, match=r"at epoch 1, step 2: input: got numbers that are not"):
+        train(network, tiny_dataset(), TrainConfig(epochs=1, batch_size=16), progress=False)
+
+
+class _Exploding(nn.Module):
+    """Images as they are, and in the second step infinite ones."""
+
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return x * torch.inf if self.steps == 2 else x
+
+
 # --- Interruption -----------------------------------------------------------------------------
 
 INTERRUPTED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
 import torch
 torch.set_num_threads(int(sys.argv[2]))
 from test_training import run
 from rapa_lib import RapaConvNet
-from rapa_lib.training.loop import load_checkpoint
+from rapa_lib.training import load_checkpoint
 
 checkpoint, where = sys.argv[3], None
 def die():

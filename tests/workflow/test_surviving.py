@@ -27,7 +27,7 @@ from workflow_house import (
 )
 
 from rapa_lib.experiments._progress import Progress
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import load_checkpoint, save_checkpoint
 
 KINDS = ["record.json", "curve.json", "similarity.json", "network.pt", "accuracy.ipynb"]
 
@@ -219,7 +219,7 @@ def limited(house, tmp_path_factory):
     (given,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     notebook.cells = [given, nbformat.v4.new_code_cell(STORY)]
     nbformat.write(notebook, path)
-    (place / "house/workflow/collect_accuracy.py").write_text(COLLECT)
+    (place / "house/workflow/scripts/collect.py").write_text(COLLECT)
     mock_report(place / "house")
     path = place / "house/notebooks/report.ipynb"
     notebook = nbformat.read(path, 4)

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
-import collect_accuracy
 import nbformat
 import pandas as pd
 import papermill
@@ -22,7 +21,7 @@ import run_study
 import torch
 import yaml
 from PIL import Image
-from study import TABLES, Study, load_study
+from study import Study, load_study
 from workflow_house import (
     COLLECT,
     ROOT,
@@ -34,13 +33,18 @@ from workflow_house import (
     write_yaml,
 )
 
-from rapa_lib.experiments.accuracy.experiment import LABELS, AccuracyRun, load_network, save_run
+from rapa_lib.experiments.accuracy import Accuracy
+from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.claims import judge_claims, read_claims
-from rapa_lib.experiments.records import collect, write_table
-from rapa_lib.training.loop import load_checkpoint
+from rapa_lib.experiments.protocol import write_collected
+from rapa_lib.experiments.records import write_table
+from rapa_lib.experiments.trained import load_network
+from rapa_lib.training import load_checkpoint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STUDIES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/schema.yaml"})
+STUDIES = sorted((ROOT / "config").glob("*.yaml"))
+PICTURES = [name for entry in CATALOGUE.values() for name in entry.files if name.endswith(".png")]
+WITH_RUNS = [name for name, entry in CATALOGUE.items() if entry.needs != "records"]
 
 # One run trains for seconds, so that it can be killed on the way; the loss of the other diverges.
 FRAGILE = {
@@ -104,6 +108,7 @@ def test_every_run_has_a_row_and_it_is_the_record(smoke):
     }  # fmt: skip
     for row, record in zip(table, sorted(records, key=lambda r: r["tiling"]), strict=True):
         assert wanted <= set(row)
+        assert set(record.pop("speedups")) == {"pipelined", "sequential"}  # another table's
         written = {k: json.dumps(v) if isinstance(v, dict) else str(v) for k, v in record.items()}
         assert row == written
     assert all(row["threads"] == "1" and row["n_parameters"] > "0" for row in table)
@@ -113,7 +118,7 @@ def test_a_record_says_with_which_parameters_it_was_made(smoke):
     for run in smoke.study.runs["accuracy"]:
         folder = smoke.folder / "runs/accuracy" / run.name
         config = json.loads((folder / "record.json").read_text())["config"]
-        assert config == AccuracyRun(**run.parameters).parameters()
+        assert config == Accuracy.of(**run.parameters).parameters()
 
 
 def test_curves_are_those_of_the_runs(smoke):
@@ -123,7 +128,9 @@ def test_curves_are_those_of_the_runs(smoke):
         own = [row for row in curves if row["run"] == run.name]
         assert [int(row["epoch"]) for row in own] == [1, 2]
         for row, epoch in zip(own, curve["history"], strict=True):
-            assert {name: row[name] for name in LABELS} == {n: str(curve[n]) for n in LABELS}
+            labels = {name: str(curve[name]) for name in curve if name != "history"}
+            assert len(labels) == 7
+            assert labels.items() <= row.items()
             for name in ("train_loss", "train_error", "test_error"):
                 assert float(row[name]) == epoch[name]
 
@@ -158,10 +165,7 @@ def test_the_summary_has_the_numbers_of_the_table(smoke):
         assert (smoke.folder / image).exists()
 
 
-FIGURES = [Path(name).stem for names in TABLES.values() for name in names if ".png" in name]
-
-
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [Path(name).stem for name in PICTURES])
 def test_figures_are_whole_images(smoke, name):
     with Image.open(smoke.folder / f"{name}.png") as image:
         image.load()
@@ -185,9 +189,9 @@ def test_executed_notebooks_are_kept_with_their_results(smoke):
 
 def test_the_kept_networks_have_the_recorded_errors(smoke, one_thread):
     for folder in smoke.runs:
-        network, scaling, run = load_network(folder / "network.pt")
+        network, scaling, recipe = load_network(folder / "network.pt")
         record = json.loads((folder / "record.json").read_text())
-        errors = run.evaluate(network, run.load_data(), scaling)
+        errors = Accuracy.of(**record["config"]).test(network, recipe.data.load(), scaling)
         assert {name: record[name] for name in vars(errors)} == vars(errors)
 
 
@@ -212,9 +216,8 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
 def test_the_report_is_one_page_with_every_figure_and_verdict(smoke):
     page = (smoke.folder / "report.html").read_text()
     assert not re.search(r"<script|<link|<iframe|(?:src|href)=.https?:", page)
-    figures = [name for names in TABLES.values() for name in names if name.endswith(".png")]
     assert sorted(re.findall(r'<img[^>]* id="(\w+)"', page)) == sorted(
-        Path(f).stem for f in figures
+        Path(name).stem for name in PICTURES
     )
     ids = re.findall(r' id="([\w-]+)"', page)
     assert set(re.findall(r'href="#([\w-]+)"', page)) <= set(ids)
@@ -247,7 +250,7 @@ def test_every_run_is_listed_with_what_it_took(smoke):
 
 def test_the_end_says_where_the_tables_are(smoke):
     assert "smoke: 7 of 7 runs are in" in smoke.done.stdout
-    for experiment in TABLES:
+    for experiment in CATALOGUE:
         assert f"{smoke.folder / experiment}.md\n" in smoke.done.stdout
     assert "FAILED" not in smoke.done.stdout
 
@@ -263,7 +266,7 @@ def test_an_experiment_begins_with_the_network_that_its_run_names(smoke):
     assert given == run.parameters | outside
     record = json.loads((smoke.follower / "record.json").read_text())
     assert record["config"]["tiling"] == "random"
-    assert record["config"] == AccuracyRun(**record["config"]).parameters()
+    assert record["config"] == Accuracy.of(**record["config"]).parameters()
     own = {k: v for k, v in run.parameters.items() if k not in ("threads", "scales")}
     assert own.items() <= record["measurement"].items()
     recorded = json.loads((trained / "similarity.json").read_text())["measurements"]
@@ -359,19 +362,19 @@ def test_the_snakefiles_own_command_plans_the_quick_study(house):
     assert done.returncode == 0, done.stdout + done.stderr
     runs = load_study(ROOT / "config/quick.yaml").runs
     assert jobs_of(done.stdout) == {
-        **{f"{experiment}_run": len(runs[experiment]) for experiment in TABLES},
-        **{f"{experiment}_table": 1 for experiment in TABLES},
+        **{f"{experiment}_run": len(runs[experiment]) for experiment in WITH_RUNS},
+        **{f"{experiment}_table": 1 for experiment in CATALOGUE},
         **ENDS,
     }
 
 
 # What is done again whenever a run is.
-ENDS = {"runs_table": 1, "report": 1}
+ENDS = {"records": 1, "report": 1}
 
 
 def jobs_of(plan):
     """Counts of jobs by rule."""
-    found = re.findall(r"^(\w+_(?:run|table)|report) +(\d+)$", plan, re.M)
+    found = re.findall(r"^(\w+_(?:run|table)|report|records) +(\d+)$", plan, re.M)
     return {rule: int(count) for rule, count in found}
 
 
@@ -406,8 +409,7 @@ def plan_without(path, house, finished):
 @pytest.mark.parametrize("name", ["record.json", "accuracy.ipynb"])
 def test_a_run_that_lost_a_file_is_run_again(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.runs[0] / name, house, finished)
-    # The table of acceleration holds the errors of the trained networks.
-    again = ["accuracy_run", "accuracy_table", "acceleration_table"]
+    again = ["accuracy_run", "accuracy_table", "tiles_accuracy_table"]  # which is derived from it
     assert jobs == dict.fromkeys(again, 1) | ENDS
     assert f"output: {smoke.runs[0]}" in plan
     assert f"output: {smoke.runs[1]}" not in plan
@@ -429,8 +431,8 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     (run,) = smoke.study.runs["filter_similarity"]
     path = smoke.folder / "runs/accuracy" / run.network / "network.pt"
     _, jobs = plan_without(path, house, finished)
-    # Analog training has networks of its own.
-    tables = {f"{experiment}_table": 1 for experiment in TABLES if experiment != "analog_training"}
+    alone = ("analog_training", "acceleration")  # they have networks of their own
+    tables = {f"{experiment}_table": 1 for experiment in CATALOGUE if experiment not in alone}
     followers = ("filter_similarity", "fault_tolerance", "adversarial_robustness")
     assert jobs == {f"{name}_run": 1 for name in ("accuracy", *followers)} | tables | ENDS
 
@@ -464,7 +466,7 @@ def test_local_runs_share_a_gpu_by_their_percents(mocked, tmp_path, percent, at_
     config = tmp_path / "study.yaml"
     share = {"gpu_percent": percent} if percent else {}
     config.write_text(changed(accuracy__grid=[{"seed": [1, 2, 4, 5]}], **share))
-    runner = mocked / "workflow/run_notebook.py"
+    runner = mocked / "workflow/scripts/run_notebook.py"
     runner.write_text(COUNT + runner.read_text())
     done = execute(mocked, *command(config, tmp_path / "results", "--cores", 4))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -526,15 +528,10 @@ def test_a_killed_training_goes_on_where_it_was(fragile):
 
 
 def test_a_killed_study_ends_with_the_tables_of_an_undisturbed_one(fragile, tmp_path, one_thread):
-    run = AccuracyRun(**load_study(fragile.config).runs["accuracy"][0].parameters)
-    data = run.load_data()
-    network = run.build_network(data)
-    training = run.train(network, data, progress=False)
-    errors = run.evaluate(network, data, training.scaling)
-    folder = tmp_path / fragile.good.name
-    save_run(folder, run, network, data, training, errors)
-    write_table(tmp_path / "accuracy.csv", collect([folder / "record.json"], LABELS))
-    write_table(tmp_path / "accuracy_curves.csv", collect_accuracy.collect_curves([folder]))
+    run = Accuracy.of(**load_study(fragile.config).runs["accuracy"][0].parameters)
+    record = run.measure(run.recipe.data.load(), tmp_path / fragile.good.name, progress=False)
+    collected = run.collect([record])
+    write_collected("accuracy", collected, tmp_path, [record], description="undisturbed")
 
     def text(folder):
         table = rows(folder / "accuracy.csv")
@@ -618,9 +615,8 @@ zipfile.ZipFile(Path(sys.argv[2]).with_name("network.pt"), "w").close()
 def mocked(house, tmp_path):
     """A house whose runs and collections take no time: runs of seeds 0 and 3 fail."""
     shutil.copytree(house, tmp_path / "house", ignore=shutil.ignore_patterns(".snakemake"))
-    (tmp_path / "house/workflow/run_notebook.py").write_text(RUN)
-    for experiment in TABLES:
-        (tmp_path / f"house/workflow/collect_{experiment}.py").write_text(COLLECT)
+    (tmp_path / "house/workflow/scripts/run_notebook.py").write_text(RUN)
+    (tmp_path / "house/workflow/scripts/collect.py").write_text(COLLECT)
     mock_report(tmp_path / "house")
     return tmp_path / "house"
 
@@ -696,10 +692,9 @@ def test_followers_that_all_lack_their_network_do_not_keep_the_others_from_their
     folder = tmp_path / "results/fragile"
     assert f"{folder}/accuracy.md\n" in done.stdout
     assert f"{folder}/filter_similarity.md" not in done.stdout
-    ends = {"runs.csv", "claims.csv", "claims.md", "report.html", "study.log"}
-    assert {path.name for path in folder.glob("[!.]*") if path.is_file()} == ends | set(
-        TABLES["accuracy"]
-    )
+    ends = {"runs.csv", "records.jsonl.xz", "claims.csv", "claims.md", "report.html", "study.log"}
+    left = {*CATALOGUE["accuracy"].files, *CATALOGUE["tiles_accuracy"].files}
+    assert {path.name for path in folder.glob("[!.]*") if path.is_file()} == ends | left
 
 
 @pytest.fixture
@@ -1139,4 +1134,4 @@ def test_notebooks_have_one_cell_of_parameters_each_with_a_comment(path):
 
 def test_the_accuracy_notebook_has_every_parameter_of_its_run():
     names = set(parameters_of(ROOT / "notebooks/accuracy.ipynb"))
-    assert names == {*AccuracyRun().parameters(), "output"}
+    assert names == {*Accuracy.names(), "output"}

@@ -1,5 +1,6 @@
 """The acceleration experiment's figures."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,17 @@ from rapa_lib.experiments.acceleration.tables import PROPORTIONAL, proportional_
 from rapa_lib.experiments.plots import STYLE, WIDTH, log_axes
 
 _ASSIGNMENTS = {"uniform": "same n_tiles for all layers", "balanced": "balanced"}
+
+# How lines of an order of patches are drawn: dashes, markers, and what it is called.
+_ACCESS = {
+    "random": ("-", "full", "random order (RAPA)"),
+    "contiguous": ("--", "none", "order of the image"),
+}
+
+_SCHEDULES = {
+    "pipelined": "pipelined: layers work on different images",
+    "sequential": "sequential: one image at a time",
+}
 
 
 def speedup_figure(table: pd.DataFrame) -> Figure:
@@ -57,6 +69,55 @@ def speedup_figure(table: pd.DataFrame) -> Figure:
                    linestyle="none", label=f"last with {100 * PROPORTIONAL:g} % of it")
         )  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def bandwidth_figure(table: pd.DataFrame) -> Figure:
+    """Tiles up to which the speed-up stays proportional against digital bandwidth: C1's endpoint.
+
+    A line per network, a panel per schedule: full for patches in random order (RAPA), dashed for
+    patches in the order of the image. A dotted line is the most tiles that were tried.
+
+    Args:
+        table: rows of :func:`rapa_lib.runtime.tiles_within`: network, schedule, access,
+            values_per_second, tiles, most_tiles.
+    """
+    networks, schedules = list(table["network"].unique()), list(table["schedule"].unique())
+    colours = dict(zip(networks, sns.color_palette("colorblind", len(networks)), strict=True))
+    markers = dict(zip(networks, itertools.cycle("osD^vP")))
+    # Lines that coincide are drawn one inside the other.
+    widths = dict(zip(networks, np.linspace(4, 1.2, len(networks)), strict=True))
+    with mpl.rc_context({**STYLE, "font.size": 12}):
+        figure = Figure(figsize=(WIDTH * 0.8, 1.4 + 2.4 * len(schedules)))
+        panels = figure.subplots(len(schedules), 1, sharex=True, sharey=True, squeeze=False)
+        for axes, schedule in zip(panels[:, 0], schedules, strict=True):
+            rows = table[table["schedule"] == schedule]
+            for (network, access), lines in rows.groupby(["network", "access"], sort=False):
+                lines = lines.sort_values("values_per_second")
+                axes.plot(
+                    "values_per_second", "tiles", data=lines, color=colours[network],
+                    marker=markers[network], markersize=widths[network] + 2.5,
+                    linewidth=widths[network], linestyle=_ACCESS[access][0],
+                    fillstyle=_ACCESS[access][1],
+                )  # fmt: skip
+            axes.axhline(table["most_tiles"].max(), color="0.3", linewidth=1, linestyle=":")
+            axes.set(title=_SCHEDULES.get(schedule, schedule), xscale="log")
+            axes.set_yscale("symlog", base=4, linthresh=1, linscale=0.3)
+            axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        panels[-1, 0].set_xlabel("digital bandwidth (values per second)")
+        figure.supylabel("tiles with proportional speed-up", size="medium")
+        handles = [
+            Line2D([], [], color=colours[n], marker=markers[n], linewidth=widths[n],
+                   markersize=widths[n] + 2.5, label=n)
+            for n in networks
+        ]  # fmt: skip
+        handles += [
+            Line2D([], [], color="0.3", marker="o", linestyle=dash, fillstyle=fill, label=label)
+            for access, (dash, fill, label) in _ACCESS.items()
+            if access in set(table["access"])
+        ]
+        handles.append(Line2D([], [], color="0.3", linestyle=":", label="most tiles tried"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -1,33 +1,33 @@
-"""The robustness experiment: attacks of every level on one network, judged on fresh draws."""
+"""The robustness experiment: settings, the attacks they ask for, and the record of what is left."""
 
 import hashlib
 import json
 import math
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rapa_lib._checks import check_choice, check_int, check_real, check_sequence
+from rapa_lib._checks import check_choice, integer, several
 from rapa_lib._seeds import Purpose, mix_seeds, seeded
-from rapa_lib.data.datasets import Dataset
 from rapa_lib.experiments._progress import Progress
-from rapa_lib.experiments.accuracy.experiment import load_network
+from rapa_lib.experiments.adversarial_robustness.page import collect
+from rapa_lib.experiments.protocol import Collected, Experiment, Record
 from rapa_lib.experiments.records import provenance
-from rapa_lib.experiments.trained import Trained
+from rapa_lib.experiments.trained import Trained, load_network
 from rapa_lib.instruments.statistics import share_interval
 from rapa_lib.robustness import (
     LEVELS,
     Attack,
     ImageModel,
     Outcome,
+    SuiteSettings,
     Target,
     as_images,
     attack_suite,
@@ -39,192 +39,193 @@ from rapa_lib.robustness import (
     still_falling,
     vanishing_gradients,
 )
-from rapa_lib.training.evaluation import draws_lots
-from rapa_lib.training.loop import InputScaling
+from rapa_lib.training import InputScaling
+from rapa_lib.training.evaluation import draws_lots as redraws
 
 SHOWN_IMAGES = 6
 
 # Merging needs statistics of the training images: so many of them.
 _TRAIN_IMAGES = 5000
 
+# What a copy may have otherwise than the network under attack.
+_COPYS_OWN = ("seed", "device", "threads", "data_root")
 
-_CONFIG_OF_ITS_OWN = ("seed", "device", "threads", "data_root")
+
+def _level(name: str, value: Any) -> str:
+    return check_choice(name, value, LEVELS)
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, str | Path):
+        raise TypeError(f"{name}: got {value!r}, expected a path")
+    return str(value)
 
 
 @dataclass(frozen=True)
-class RobustnessRun:
+class Attacked:
+    """A network under attack, and the images that it is attacked on.
+
+    Args:
+        target: the network, and what an attacker may use besides.
+        raw: test images (N, C, H, W), uint8.
+        images: the same in [0, 1].
+        labels: (N,), the right answers.
+        clean: (N,) share of draws in which each image is right as it is.
+        classes: the names of the labels.
+    """
+
+    target: Target
+    raw: Tensor
+    images: Tensor
+    labels: Tensor
+    clean: Tensor
+    classes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class AdversarialRobustness(Experiment[Trained]):
     """How one trained network is attacked; checked when it is made.
 
     Args:
+        suite: budgets, steps, draws; its ``linf`` must hold its ``focus``.
         levels: which of :data:`rapa_lib.robustness.LEVELS`.
         images: test images, a balanced choice.
-        linf, l2, steps, draws, restarts, focus, draws_curve, query_steps, query_images: see
-            :func:`rapa_lib.robustness.attack_suite`; ``linf`` must hold ``focus``.
         judge_draws: fresh draws that judge each perturbed image.
+        copies: files of networks that differ in their seeds alone, to transfer attacks from.
         seed: of the choice of images and of everything that is drawn.
 
     Raises:
         ValueError, TypeError: naming the argument.
     """
 
-    levels: Sequence[str] = ("published", "adaptive")
-    images: int = 100
-    linf: Sequence[float] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-    l2: Sequence[float] = (0.25, 0.5, 1.0)
-    steps: int = 20
-    draws: int = 8
-    restarts: int = 2
-    focus: float = 2 / 255
-    draws_curve: Sequence[int] = (1, 4, 16, 64)
-    query_steps: int = 10
-    query_images: int = 50
-    judge_draws: int = 10
-    seed: int = 0
+    name: ClassVar[str] = "adversarial_robustness"
+    resume_files: ClassVar[tuple[str, ...]] = ("resume.json",)
 
-    def __post_init__(self) -> None:
-        for name in ("levels", "linf", "l2", "draws_curve"):
-            object.__setattr__(self, name, tuple(check_sequence(name, getattr(self, name))))
-        if not self.levels or len(set(self.levels)) < len(self.levels):
-            raise ValueError(f"levels: got {self.levels}, expected different ones of {LEVELS}")
-        for level in self.levels:
-            check_choice("levels", level, LEVELS)
-        for name in ("images", "query_images", "judge_draws"):
-            object.__setattr__(self, name, check_int(name, getattr(self, name), low=1))
-        object.__setattr__(self, "seed", check_int("seed", self.seed, low=0))
-        focus = check_real("focus", self.focus, low=0, open_low=True)
-        if focus not in self.linf:
-            raise ValueError(f"focus: got {focus:g}, expected one of linf, {self.linf}")
-        self.attacks(copies=True)
+    suite: SuiteSettings = field(
+        default_factory=lambda: SuiteSettings(draws_curve=(1, 4, 16, 64), query_images=50)
+    )
+    levels: Sequence[str] = several(
+        ("published", "adaptive"), _level, of="levels", distinct=True
+    )  # fmt: skip
+    images: int = integer(100, low=1)
+    judge_draws: int = integer(10, low=1)
+    copies: Sequence[str] = several((), _path, of="paths", empty=True)
+    seed: int = integer(0, low=0)
 
-    def attacks(self, *, lots: bool = True, copies: bool = False) -> list[Attack]:
+    def _check(self) -> None:
+        if self.suite.focus not in self.suite.linf:
+            raise ValueError(
+                f"focus: got {self.suite.focus:g}, expected one of linf, {self.suite.linf}"
+            )
+        self.attacks()
+
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`Experiment.settings`; copies are files of one machine and are left out."""
+        return {name: value for name, value in super().settings().items() if name != "copies"}
+
+    def attacks(self, *, redrawn: bool = True) -> list[Attack]:
         """The attacks of all levels, in the order in which they are run.
 
         Args:
-            lots: whether the network draws; numbers of draws matter only then.
-            copies: whether there are copies to transfer from.
+            redrawn: whether the network draws; numbers of draws matter only then.
         """
-        further = [m for m in self.draws_curve if m != self.draws] if lots else []
+        curve = tuple(m for m in self.suite.draws_curve if m != self.suite.draws)
+        changes = {"draws_curve": curve} if redrawn else {"draws_curve": (), "draws": 1}
+        suite = replace(self.suite, **changes)
         return [
             attack
             for level in LEVELS
             if level in self.levels
-            for attack in attack_suite(
-                level,
-                linf=self.linf,
-                l2=self.l2,
-                steps=self.steps,
-                draws=self.draws if lots else 1,
-                restarts=self.restarts,
-                focus=self.focus,
-                draws_curve=further,
-                copies=copies,
-                query_steps=self.query_steps,
-                query_images=self.query_images,
-            )
+            for attack in attack_suite(level, suite, copies=bool(self.copies))
         ]
 
-    def check(self, network: nn.Module, data: Dataset) -> None:
-        """Raise now what attacking this network would raise."""
+    def check(self, subject: Trained) -> None:
+        """Raise now what attacking this network would raise; copies are looked at by then."""
+        data = subject.data
         if self.images > len(data.test_images):
             raise ValueError(
                 f"images: got {self.images}, but {data.name} has {len(data.test_images)} test "
                 "images"
             )
 
-    def measure(
-        self,
-        trained: Trained,
-        copies: Sequence[str | Path] = (),
-        *,
-        resume: str | Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
-        """Attack a network with everything, and make the record of it.
-
-        Each attack draws from its own seed, and is written to ``resume`` when it has ended: what
-        was interrupted goes on there and ends with the same bits.
-
-        Args:
-            trained: the network.
-            copies: files of networks that differ from it in their seeds alone, to transfer from.
-            resume: a file that is made, gone on from, and left for the caller to remove.
-            progress: show bars.
-
-        Returns:
-            The record: labels, ``measurement`` (these settings), ``rows`` (one an attack and
-            budget, ``correct`` and ``norms`` for each image), ``alarms``, ``noise`` of each layer
-            that draws, ``examples``, provenance.
-
-        Raises:
-            ValueError: for copies of another kind, or a ``resume`` file of another measurement.
-        """
-        self.check(trained.network, trained.data)
-        network, data = (
-            trained.network.eval(),
-            trained.data.subset(None, self.images, seed=self.seed),
-        )
-        device = next(network.parameters()).device
-        x, labels = as_images(data.test_images.to(device)), data.test_labels.to(device)
-        with seeded(self.seed, Purpose.MERGE_IMAGES):
-            some = torch.randperm(len(trained.data.train_images))[:_TRAIN_IMAGES]
-        others = [load_copy(path, trained) for path in copies]
-        train_images = trained.data.train_images[some].to(device)
-        target = Target(network, trained.scaling, train_images, others)
-        with seeded(self.seed, Purpose.CLEAN_ACCURACY):
-            clean = mean_correct(target.judge(), x, labels, self.judge_draws)
-        attacks = self.attacks(lots=draws_lots(network), copies=bool(others))
-        kept = Progress(resume, {"settings": asdict(self), "network": _fingerprint(network)})
-        rows, examples = [], {}
-        for attack in attacks:
-            if attack.purpose == "draws" and not self._goes_on(rows):
-                continue
-            n_images = min(attack.images or len(x), len(x))
-            for epsilon in attack.epsilons or (None,):
-                key = json.dumps([asdict(attack), epsilon])
-                if key not in kept.done:
-                    began = time.perf_counter()
-                    outcome = run_attack(
-                        attack, epsilon, target, x[:n_images], labels[:n_images],
-                        judge_draws=self.judge_draws, progress=progress,
-                        seed=mix_seeds(self.seed, Purpose.ATTACK_SUITE, zlib.crc32(key.encode())),
-                    )  # fmt: skip
-                    row = self._row(attack, epsilon, outcome, clean[:n_images])
-                    row["seconds"] = round(time.perf_counter() - began, 2)
-                    shown = None
-                    if self._is_shown(attack, epsilon):
-                        with seeded(self.seed, Purpose.SHOWN_IMAGES):
-                            shown = _examples(
-                                target, x, outcome, labels, data.classes, self.judge_draws
-                            )
-                    kept.add(key, [row, shown])
-                row, shown = kept.done[key]
-                rows.append(row)
-                examples = shown or examples
+    def _measure(self, subject: Trained, folder: Path | None, progress: bool) -> Record:
+        """Attack with everything; each attack draws from its own seed and is kept when it ended."""
+        attacked = self.attacked(subject)
+        identity = {
+            "settings": self.settings(),
+            "network": _fingerprint(subject.network),
+            "copies": [_fingerprint(network) for network, _ in attacked.target.copies],
+        }
+        kept = Progress(None if folder is None else folder / "resume.json", identity)
+        rows, examples = self._attack(attacked, kept, progress)
         with seeded(self.seed, Purpose.LAYER_NOISE):
-            noise = layer_noise(network, trained.scaling(data.test_images.to(device)))
-            flat = vanishing_gradients(target.judge(), x, labels)
+            noise = layer_noise(subject.network, subject.scaling(attacked.raw))
+            flat = vanishing_gradients(attacked.target.judge(), attacked.images, attacked.labels)
         alarms = masking_alarms(rows, flat if "adaptive" in self.levels else None)
         return {
-            **trained.labels(),
-            "measurement": asdict(self),
+            **subject.labels(),
+            "measurement": self.settings(),
             "rows": rows,
             "alarms": [asdict(alarm) for alarm in alarms],
             "noise": noise,
             "examples": examples,
-            **provenance(device),
-            "data_fingerprint": trained.data.fingerprint,
-            "config": trained.run.parameters(),
+            **provenance(subject.device),
+            "data_fingerprint": subject.data.fingerprint,
+            "config": dict(subject.parameters),
         }
 
-    def _goes_on(self, rows: list[dict[str, Any]]) -> bool:
-        """Whether another number of draws can still tell something: not once two agreed."""
-        curve = sorted(draws_curve(rows), key=lambda row: row["draws"])
-        return len(curve) < 3 or still_falling(*curve[-2:])
+    def attacked(self, subject: Trained) -> Attacked:
+        """Choose the images, load the copies, and see how the network does without attack."""
+        network, data, device = subject.network, subject.data, subject.device
+        chosen = data.subset(None, self.images, seed=self.seed)
+        raw, labels = chosen.test_images.to(device), chosen.test_labels.to(device)
+        images = as_images(raw)
+        with seeded(self.seed, Purpose.MERGE_IMAGES):
+            some = torch.randperm(len(data.train_images))[:_TRAIN_IMAGES]
+        copies = [load_copy(path, subject) for path in self.copies]
+        train_images = data.train_images[some].to(device)
+        target = Target(network.eval(), subject.scaling, train_images, copies)
+        with seeded(self.seed, Purpose.CLEAN_ACCURACY):
+            clean = mean_correct(target.judge(), images, labels, self.judge_draws)
+        return Attacked(target, raw, images, labels, clean, chosen.classes)
+
+    def _attack(
+        self, attacked: Attacked, kept: Progress, progress: bool
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Run every attack at every budget; return the rows and the examples."""
+        rows: list[dict[str, Any]] = []
+        examples: dict[str, Any] = {}
+        for attack in self.attacks(redrawn=redraws(attacked.target.network)):
+            if attack.purpose == "draws" and not goes_on(rows):
+                continue
+            for epsilon in attack.epsilons or (None,):
+                key = json.dumps([asdict(attack), epsilon])
+                if key not in kept.done:
+                    seed = mix_seeds(self.seed, Purpose.ATTACK_SUITE, zlib.crc32(key.encode()))
+                    kept.add(key, self._attack_once(attack, epsilon, attacked, seed, progress))
+                row, shown = kept.done[key]
+                rows.append(row)
+                examples = shown or examples
+        return rows, examples
+
+    def _attack_once(
+        self, attack: Attack, epsilon: float | None, attacked: Attacked, seed: int, progress: bool
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The row of one attack at one budget, and the examples if they are of it."""
+        began = time.perf_counter()
+        n_images = min(attack.images or self.images, len(attacked.images))
+        outcome = run_attack(
+            attack, epsilon, attacked.target, attacked.images[:n_images],
+            attacked.labels[:n_images], judge_draws=self.judge_draws, progress=progress, seed=seed,
+        )  # fmt: skip
+        row = self._row(attack, epsilon, outcome, attacked.clean[:n_images])
+        row["seconds"] = round(time.perf_counter() - began, 2)
+        return row, self._examples(attacked, outcome) if self._is_shown(attack, epsilon) else None
 
     def _is_shown(self, attack: Attack, epsilon: float | None) -> bool:
         wanted = ("PGD", "linf", "suite", "mean")
         is_it = (attack.name, attack.norm, attack.purpose, attack.source) == wanted
-        return is_it and epsilon == self.focus
+        return is_it and epsilon == self.suite.focus
 
     def _row(
         self, attack: Attack, epsilon: float | None, outcome: Outcome, clean: Tensor
@@ -255,6 +256,34 @@ class RobustnessRun:
             "norms": None if epsilon is not None else _short(outcome.norms),
         }
 
+    @torch.no_grad()
+    def _examples(self, attacked: Attacked, outcome: Outcome) -> dict[str, Any]:
+        """The first images, clean and perturbed, and what most draws answer to them."""
+        target, names = attacked.target, attacked.classes
+        judge = ImageModel(target.network, target.scaling, "vote", draws=self.judge_draws)
+        pictures = {"clean": attacked.images, "perturbed": outcome.images}
+        shown: dict[str, Any] = {
+            "labels": [names[i] for i in attacked.labels[:SHOWN_IMAGES].tolist()],
+            "withstood": _short(outcome.correct[:SHOWN_IMAGES]),
+        }
+        with seeded(self.seed, Purpose.SHOWN_IMAGES):
+            for kind, images in pictures.items():
+                images = images[:SHOWN_IMAGES]
+                shown[f"{kind}_answers"] = [names[i] for i in judge(images).argmax(1).tolist()]
+                shown[kind] = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).tolist()
+        return shown
+
+    @classmethod
+    def collect(cls, records: Sequence[Record]) -> Collected:
+        """See :meth:`Experiment.collect`."""
+        return collect(records)
+
+
+def goes_on(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether another number of draws can still change something: not once two agreed."""
+    curve = sorted(draws_curve(rows), key=lambda row: row["draws"])
+    return len(curve) < 3 or still_falling(*curve[-2:])
+
 
 def load_copy(path: str | Path, trained: Trained) -> tuple[nn.Module, InputScaling]:
     """Load a network that differs from a trained one in its seed alone.
@@ -262,40 +291,15 @@ def load_copy(path: str | Path, trained: Trained) -> tuple[nn.Module, InputScali
     Raises:
         FileNotFoundError, ValueError: if there is none, it is damaged, or differs in more.
     """
-    device = next(trained.network.parameters()).device
-    network, scaling, run = load_network(path, str(device))
-    mine, its = trained.run.parameters(), run.parameters()
-    other = [k for k in mine if mine[k] != its[k] and k not in _CONFIG_OF_ITS_OWN]
+    network, scaling, recipe = load_network(path, str(trained.device))
+    mine, its = trained.recipe.flat(), recipe.flat()
+    other = [k for k in mine | its if mine.get(k) != its.get(k) and k not in _COPYS_OWN]
     if other:
-        told = ", ".join(f"{k} {its[k]!r} instead of {mine[k]!r}" for k in other)
-        raise ValueError(f"copies: {path} is no copy of the network under attack: {told}")
-    if run.seed == trained.run.seed:
-        raise ValueError(f"copies: {path} was trained from the same seed, {run.seed}")
+        differs = ", ".join(f"{k} {its.get(k)!r} instead of {mine.get(k)!r}" for k in other)
+        raise ValueError(f"copies: {path} is no copy of the network under attack: {differs}")
+    if recipe.seed == trained.recipe.seed:
+        raise ValueError(f"copies: {path} was trained from the same seed, {recipe.seed}")
     return network, scaling
-
-
-def robustness_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Put the rows of records under one another, each with its record's labels.
-
-    Args:
-        records: of :meth:`RobustnessRun.measure`, perhaps with a ``run``.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    rows = [
-        {
-            name: value
-            for name, value in record.items()
-            if name not in ("rows", "alarms", "noise", "examples", "measurement", "config")
-        }
-        | row
-        for record in records
-        for row in record["rows"]
-    ]
-    if not rows:
-        raise ValueError("records: none to collect")
-    return pd.DataFrame(rows)
 
 
 def _fingerprint(network: nn.Module) -> str:
@@ -314,23 +318,6 @@ def _median_norm(outcome: Outcome, clean: Tensor) -> float | None:
     norms = torch.where(clean < 0.5, 0.0, norms)
     median = float(norms.quantile(0.5, interpolation="lower"))
     return None if math.isinf(median) else median
-
-
-@torch.no_grad()
-def _examples(
-    target: Target, x: Tensor, outcome: Outcome, labels: Tensor, names: Sequence[str], draws: int
-) -> dict[str, Any]:
-    """The first images, clean and perturbed, and what most draws say to them."""
-    judge = ImageModel(target.network, target.scaling, "vote", draws=draws)
-    pictures = {"clean": x[:SHOWN_IMAGES], "perturbed": outcome.images[:SHOWN_IMAGES]}
-    shown: dict[str, Any] = {
-        "labels": [names[i] for i in labels[:SHOWN_IMAGES].tolist()],
-        "withstood": _short(outcome.correct[:SHOWN_IMAGES]),
-    }
-    for kind, images in pictures.items():
-        shown[f"{kind}_answers"] = [names[i] for i in judge(images).argmax(1).tolist()]
-        shown[kind] = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).tolist()
-    return shown
 
 
 def _short(values: Tensor) -> list[float]:

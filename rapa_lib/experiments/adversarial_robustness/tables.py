@@ -1,13 +1,64 @@
-"""What attacks leave: the numbers behind the robustness figures and sentences."""
+"""What attacks leave: the tables of records, and what they answer."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rapa_lib.experiments.plots import configuration_labels
+from rapa_lib.experiments.plots import UNKNOWN, configuration_labels, label_order
 from rapa_lib.instruments.statistics import crossed_interval, share_interval
+from rapa_lib.robustness import LEVELS, NORMS
+
+Interval = tuple[float, float, float]
+"""Mean, low and high of shares, not percent."""
+
+REFERENCE = "none"  # the tiling that others are compared with
+SORTED_BY = ("tiling", "n_tiles", "tile_init", "pooling", "tile_lr_power", "seed")
+CONFIGURATION = [
+    "dataset", "tiling", "n_tiles", "tile_init", "pooling", "activation", "normalisation",
+    "tile_lr_power", "epochs",
+]  # fmt: skip
+
+# In a record they are lists with one number per image; the table has their means.
+BY_IMAGE = ("correct", "clean", "norms")
+
+# Entries of a record that are no columns of the table.
+_ELSEWHERE = ("rows", "alarms", "noise", "examples", "measurement")
+
+
+def in_order(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records by configuration and seed."""
+    return sorted(records, key=lambda record: [str(record[name]) for name in SORTED_BY])
+
+
+def rows_by_image(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per attack and budget, with its record's labels, and with how each image fared.
+
+    Args:
+        records: of the experiment.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    rows = [
+        {name: value for name, value in record.items() if name not in _ELSEWHERE} | row
+        for record in records
+        for row in record["rows"]
+    ]
+    if not rows:
+        raise ValueError("records: none to collect")
+    return pd.DataFrame(rows)
+
+
+def robustness_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same without what there is of each image, and without the parameters: a CSV table.
+
+    Args:
+        rows: of :func:`rows_by_image`.
+    """
+    return rows.drop(columns=[*BY_IMAGE, "config"])
 
 
 def strongest(table: pd.DataFrame) -> pd.DataFrame:
@@ -17,8 +68,11 @@ def strongest(table: pd.DataFrame) -> pd.DataFrame:
     clean image where it is not. An attack that was run on fewer images is compared by what it takes
     from the clean accuracy of those.
 
+    Args:
+        table: of :func:`rows_by_image`.
+
     Returns:
-        A row a configuration, level, norm and budget: ``label``, ``tiling``, ``level``, ``norm``,
+        One row per configuration, level, norm, budget: ``label``, ``tiling``, ``level``, ``norm``,
         ``epsilon``, ``attack``, ``mean``, ``low``, ``high`` (shares, not percent), ``correct``
         (seeds, images), ``seeds``.
     """
@@ -55,6 +109,7 @@ def strongest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the ``label`` of their configuration (:func:`configuration_labels`)."""
     table = table.reset_index(drop=True)
     if "label" in table:
         return table
@@ -72,12 +127,12 @@ def at_focus(table: pd.DataFrame) -> pd.DataFrame:
     return pgd[same].sort_values("draws", kind="stable")
 
 
-def over_images(rows: pd.DataFrame) -> tuple[float, float, float]:
+def over_images(rows: pd.DataFrame) -> Interval:
     """Mean and 95 % interval over the images and seeds of rows of one attack."""
     return share_over_images(np.array(list(rows["correct"])))
 
 
-def share_over_images(correct: np.ndarray) -> tuple[float, float, float]:
+def share_over_images(correct: np.ndarray) -> Interval:
     """Mean of shares (seeds, images) with an interval that never collapses at 0 or 1."""
     mean, low, high = crossed_interval(correct)
     floor, ceiling = share_interval(correct.mean(0))
@@ -91,7 +146,8 @@ def clean_correct(table: pd.DataFrame, label: str) -> dict[int, list[float]]:
     return {row["seed"]: row["clean"] for row in row_dicts(rows.drop_duplicates("seed"))}
 
 
-def clean_accuracy(table: pd.DataFrame, label: str) -> tuple[float, float, float]:
+def clean_accuracy(table: pd.DataFrame, label: str) -> Interval:
+    """Mean and 95 % interval of the accuracy of a configuration that is not attacked."""
     return share_over_images(np.array(list(clean_correct(table, label).values())))
 
 
@@ -103,7 +159,12 @@ def correct_by_seed(rows: pd.DataFrame) -> dict[int, np.ndarray]:
     return dict(zip(row["seeds"], row["correct"], strict=True))
 
 
-def paired_difference(mine: dict, others: dict) -> tuple[float, float, float] | None:
+def paired_difference(mine: dict[int, Any], others: dict[int, Any]) -> Interval | None:
+    """Mean difference, seed by seed and image by image; None without seeds in common.
+
+    Args:
+        mine, others: by seed, how each image fared.
+    """
     seeds = sorted(set(mine) & set(others))
     if not seeds or any(len(mine[s]) != len(others[s]) for s in seeds):
         return None
@@ -119,13 +180,191 @@ def _within(row: dict[str, Any], epsilon: float) -> np.ndarray:
     return np.where(small, correct, row["clean"])
 
 
-def interval_of(row: dict[str, Any]) -> tuple[float, float, float]:
+def interval_of(row: dict[str, Any]) -> Interval:
+    """Mean and interval of a row of :func:`strongest`."""
     return row["mean"], row["low"], row["high"]
 
 
 def row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, by column."""
     return table.to_dict("records")
 
 
 def _json(config: Any) -> str:
     return config if isinstance(config, str) else json.dumps(config)
+
+
+def budget_text(norm: str, epsilon: float) -> str:
+    """A budget as people write it."""
+    return f"{255 * epsilon:.3g}/255" if norm == "linf" and epsilon else f"{epsilon:g}"
+
+
+def level_text(level: str) -> str:
+    """A level of attacks in a sentence."""
+    return level.replace("_", "-")
+
+
+def percent_text(interval: Interval) -> str:
+    """A share and its interval in percent."""
+    mean, low, high = (100 * value for value in interval)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def points_text(interval: Interval) -> str:
+    """A difference of shares and its interval in points."""
+    mean, low, high = (100 * value for value in interval)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def name_text(label: str) -> str:
+    """A configuration's label in one line."""
+    return label.replace("\n", ", ")
+
+
+def strongest_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Robust accuracy under the attack that leaves least, as :func:`strongest` finds it, by seed.
+
+    Args:
+        rows: of :func:`rows_by_image`.
+
+    Returns:
+        One row per configuration, level, norm, budget and seed: :data:`CONFIGURATION`, ``level``,
+        ``norm``, ``epsilon``, ``attack``, ``seed``, ``n_images``, ``robust_accuracy`` (a share).
+    """
+    rows = with_labels(rows)
+    settings = rows.drop_duplicates("label").set_index("label")[CONFIGURATION]
+    return pd.DataFrame(
+        settings.loc[found["label"]].to_dict()
+        | {name: found[name] for name in ("level", "norm", "epsilon", "attack")}
+        | {"seed": seed, "n_images": len(correct), "robust_accuracy": float(correct.mean())}
+        for found in row_dicts(strongest(rows))
+        for seed, correct in zip(found["seeds"], found["correct"], strict=True)
+    )
+
+
+def robustness_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per configuration: accuracy in percent, clean and under each level, and norms.
+
+    Args:
+        rows: of :func:`rows_by_image`.
+    """
+    rows = with_labels(rows)
+    found = strongest(rows)
+    summary = []
+    for label in label_order(found):
+        own = rows[rows["label"] == label]
+        row = {"network": name_text(label), "seeds": own["seed"].nunique()}
+        row["clean"] = percent_text(clean_accuracy(rows, label))
+        mine = found[found["label"] == label].sort_values(
+            ["norm", "epsilon"], ascending=[False, True]
+        )
+        for level in LEVELS:
+            for part in row_dicts(mine[mine["level"] == level]):
+                budget = budget_text(part["norm"], part["epsilon"])
+                name = f"{level_text(level)}, {NORMS[part['norm']]} {budget}"
+                row[name] = f"{percent_text(interval_of(part))} ({part['attack']})"
+        summary.append(row | _median_norms(own))
+    return pd.DataFrame(summary).fillna(UNKNOWN)
+
+
+def _median_norms(rows: pd.DataFrame) -> dict[str, str]:
+    """Of each minimum-norm attack on a network, its median perturbation, by seed."""
+    medians = {}
+    for attack, part in rows[rows["epsilon"].isna()].groupby("attack", sort=False):
+        norm = part["norm"].iloc[0]
+        scale, unit = (255, "/255") if norm == "linf" else (1, "")
+        numbers = part["median_norm"].astype(float)
+        medians[f"median {NORMS[norm]} norm, {attack}"] = ", ".join(
+            "∞" if np.isnan(n) else f"{scale * n:.2f}{unit}" for n in numbers
+        )
+    return medians
+
+
+def differences(rows: pd.DataFrame, focus: float) -> dict[str, dict[str, Interval]]:
+    """How much more accuracy networks have than the one ordinary network of a study.
+
+    Args:
+        rows: of :func:`rows_by_image`.
+        focus: a budget (L∞).
+
+    Returns:
+        By label, and by ``"clean"`` or level: the difference of shares at the focus, paired by seed
+        and image. Empty where there is not one ordinary network, or no other.
+    """
+    rows = with_labels(rows)
+    here = strongest_at(rows, focus)
+    references = here.loc[here["tiling"] == REFERENCE, "label"].unique()
+    if len(references) != 1:
+        return {}
+    gaps: dict[str, dict[str, Interval]] = {}
+    for label in label_order(here):
+        if label == references[0]:
+            continue
+        pairs = {"clean": tuple(clean_correct(rows, one) for one in (label, references[0]))}
+        for level in LEVELS:
+            at = here[here["level"] == level]
+            pairs[level] = tuple(
+                correct_by_seed(at[at["label"] == one]) for one in (label, references[0])
+            )
+        gap = {name: paired_difference(*pair) for name, pair in pairs.items()}
+        gaps[label] = {name: value for name, value in gap.items() if value is not None}
+    return gaps
+
+
+def strongest_at(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
+    """Those rows of :func:`strongest` that are at one budget (L∞)."""
+    found = strongest(rows)
+    return found[(found["norm"] == "linf") & np.isclose(found["epsilon"], focus)]
+
+
+def differences_summary(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
+    """One row per network that is compared: :func:`differences` in points, ready to print."""
+    gaps = differences(rows, focus)
+    return pd.DataFrame(
+        {"network": name_text(label)}
+        | {
+            level_text(name): points_text(gap[name]) if name in gap else UNKNOWN
+            for name in ("clean", *LEVELS)
+        }
+        for label, gap in gaps.items()
+    )
+
+
+def against_noise(rows: pd.DataFrame) -> dict[float, Interval]:
+    """By budget (L∞), how much more `random` keeps than `noisy` under adaptive attacks.
+
+    Args:
+        rows: of :func:`rows_by_image`; budgets are left out at which there is not one of each.
+    """
+    found = strongest(rows)
+    adaptive = found[(found["level"] == "adaptive") & (found["norm"] == "linf")]
+    gaps = {}
+    for epsilon, part in adaptive.groupby("epsilon"):
+        mine, noisy = (part[part["tiling"] == tiling] for tiling in ("random", "noisy"))
+        if len(mine) == len(noisy) == 1:
+            gap = paired_difference(correct_by_seed(mine), correct_by_seed(noisy))
+            if gap is not None:
+                gaps[float(epsilon)] = gap
+    return gaps
+
+
+def noise_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per network that draws: the relative noise that fresh draws make on each layer."""
+    return pd.DataFrame(
+        {"tiling": record["tiling"], "seed": record["seed"], **record["noise"]}
+        for record in records
+        if record["noise"]
+    )
+
+
+def raised_alarms(records: Sequence[dict[str, Any]]) -> tuple[list[str], int]:
+    """What each check says that found gradients to mislead, and the number of checks made."""
+    alarms = [
+        f"`{record['tiling']}`, seed {record['seed']}: not so that {alarm['check']} "
+        f"({alarm['detail']})"
+        for record in records
+        for alarm in record["alarms"]
+        if alarm["holds"] is False
+    ]
+    made = sum(alarm["holds"] is not None for record in records for alarm in record["alarms"])
+    return alarms, made

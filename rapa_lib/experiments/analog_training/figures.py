@@ -1,224 +1,157 @@
-"""The analog experiment's figures and sentences: what imprecision costs."""
+"""The analog experiment's figures: what imprecision costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
-from rapa_lib.experiments.analog_training.experiment import BASELINE, IMPERFECTIONS, METHODS
-from rapa_lib.experiments.plots import (
-    STYLE,
-    WIDTH,
-    joined,
-    set_title,
-    t_interval,
-    tiling_order,
-    with_interval,
+from rapa_lib.experiments.analog_training.imperfections import BASELINE, IMPERFECTIONS, METHODS
+from rapa_lib.experiments.analog_training.tables import (
+    IMPERFECTION_NAMES,
+    METHOD_NAMES,
+    imperfection_curves,
+    mean_curve,
 )
-from rapa_lib.instruments.statistics import mean_interval
+from rapa_lib.experiments.plots import STYLE, WIDTH, joined, set_title, tiling_order
 
-METHOD_NAMES = {
-    "digital": "digital",
-    "hardware_aware": "hardware-aware",
-    "analog": "analog",
-}
-AXIS_NAMES = {
-    "out_noise": "output noise",
-    "bits": "bits of the DAC (ADC: two more)",
-    "dw_min": "mean step of a pulse, dw_min",
-    "dtod": "device-to-device spread",
-    "asymmetry": "spread of up-down asymmetry",
-}
-_STYLES = {"digital": "-", "hardware_aware": "--", "analog": ":"}
+_DASHES = {"digital": ":", "hardware_aware": "--", "analog": "-"}
+_MARKERS = "os^DvPX*"  # what tells networks apart in grey
+
+Looks = Mapping[str, Mapping[str, Any]]
 
 
 def analog_figure(table: pd.DataFrame, inference: pd.DataFrame) -> Figure:
     """Test error by method, and of digital and hardware-aware networks against the read noise.
 
     Args:
-        table, inference: of :func:`rapa_lib.analog_training.analog_table`.
+        table: of :func:`rapa_lib.experiments.analog_training.tables.analog_table`.
+        inference: of :func:`rapa_lib.experiments.analog_training.tables.inference_table`.
     """
     plain = table[table["imperfection"] == BASELINE]
-    tilings = tiling_order(plain["tiling"])
+    looks = _looks(plain)
     methods = [method for method in METHODS if method in set(plain["method"])]
-    palette = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
-    many = table["seed"].nunique() > 1
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4))
-        left, right = figure.subplots(1, 2)
-        common = {
-            "data": plain, "x": "method", "y": "test_error", "hue": "tiling", "ax": left,
-            "order": methods, "hue_order": tilings, "palette": palette,
-        }  # fmt: skip
-        sns.stripplot(**common, dodge=True, jitter=False, size=4, alpha=0.5, legend=False)
-        sns.pointplot(
-            **common, dodge=0.4, linestyle="none", marker="D", markersize=5, capsize=0.08,
-            errorbar=t_interval if many else None, err_kws={"linewidth": 1.5}, legend=False,
-        )  # fmt: skip
-        left.set_xticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
-        left.set(xlabel="trained", ylabel="test error (%)", ylim=(0, None))
-        for (tiling, method), line in inference.groupby(["tiling", "method"], sort=False):
-            _curve(right, line, "out_noise", palette[tiling], _STYLES[method])
-        right.set(
-            xlabel="output noise when read, not trained anew",
-            ylabel="test error (%)",
-            ylim=(0, None),
-        )
-        handles = [Line2D([], [], color=palette[t], marker="D", label=t) for t in tilings]
-        handles += [
-            Line2D([], [], color="0.3", linestyle=_STYLES[m], label=METHOD_NAMES[m])
-            for m in METHODS
-            if m in set(inference["method"])
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        figure = Figure(figsize=(WIDTH, 4.2))
+        left, right = figure.subplots(1, 2, sharey=True)
+        shifts = 0.16 * (np.arange(len(looks)) - (len(looks) - 1) / 2)
+        for shift, (tiling, look) in zip(shifts, looks.items(), strict=True):
+            own = plain[plain["tiling"] == tiling]
+            places = own["method"].map(methods.index).to_numpy() + shift
+            left.plot(places, own["test_error"], ".", color=look["color"], alpha=0.6, markersize=4)
+            _curve(left, own.assign(at=places), "at", {**look, "linestyle": "none"})
+        names = [METHOD_NAMES[method].replace("-", "-\n") for method in methods]
+        left.set_xticks(range(len(methods)), names)
+        left.set(xlabel="way of training", ylabel="test error (%)", xlim=(-0.5, len(methods) - 0.5))
+        left.grid(axis="x", visible=False)
+        _read_curves(right, inference, looks)
+        left.set_ylim(0, _top(plain, inference))
+        _legend(figure, looks, [m for m in METHODS if m in set(inference["method"])])
         set_title(figure, _title(table))
     return figure
+
+
+def _read_curves(axes: Axes, inference: pd.DataFrame, looks: Looks) -> None:
+    """Test errors of trained networks against the noise with which they are read."""
+    axes.set(xlabel="output noise when read,\nnot trained anew")
+    if not len(inference):
+        axes.text(0.5, 0.5, "no network was read", transform=axes.transAxes, ha="center")
+        return
+    _curves(axes, inference, "out_noise", looks)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def imperfection_figure(table: pd.DataFrame) -> Figure:
     """Test error against each imperfection, everything else at the baseline, which is marked.
 
     Args:
-        table: of :func:`rapa_lib.analog_training.analog_table`, with columns ``baseline_<name>``
-            for the value of each imperfection at the baseline.
+        table: of :func:`rapa_lib.experiments.analog_training.tables.analog_table`, with columns
+            ``baseline_<name>`` for the value of each imperfection at the baseline.
     """
     names = [name for name in IMPERFECTIONS if name in set(table["imperfection"])]
-    tilings = tiling_order(table["tiling"])
-    palette = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
+    looks = _looks(table)
     with mpl.rc_context(STYLE):
         if not names:
-            figure = Figure(figsize=(WIDTH, 0.6))
-            set_title(figure, "No imperfection was varied.")
+            figure = Figure(figsize=(WIDTH, 1.2))
+            words = "No imperfection was varied: every network was trained at the baseline alone."
+            figure.text(0.5, 0.5, words, ha="center", va="center")
             return figure
-        columns = min(3, len(names))
+        columns = min(2, len(names))
         n_rows = -(-len(names) // columns)
-        figure = Figure(figsize=(WIDTH, 0.8 + 2.3 * n_rows))
+        figure = Figure(figsize=(WIDTH, 1.2 + 2.5 * n_rows))
         panels = figure.subplots(n_rows, columns, squeeze=False, sharey=True).flat
         for name, axes in zip(names, panels, strict=False):
-            for (tiling, method), line in imperfection_curves(table, name).groupby(
-                ["tiling", "method"], sort=False
-            ):
-                _curve(axes, line, "value", palette[tiling], _STYLES[method])
-            axes.axvline(table[f"baseline_{name}"].iloc[0], color="0.6", linewidth=0.8)
-            axes.set(xlabel=AXIS_NAMES[name], ylim=(0, None))
+            _curves(axes, imperfection_curves(table, name), "value", looks)
+            axes.axvline(table[f"baseline_{name}"].iloc[0], color="0.6", linewidth=2.5, zorder=0)
+            axes.set(xlabel=IMPERFECTION_NAMES[name], ylim=(0, _top(table)))
             if name == "dw_min":
                 axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=name == "bits"))
         for axes in list(figure.axes)[len(names) :]:
             axes.remove()
         for axes in figure.axes[::columns]:
             axes.set_ylabel("test error (%)")
-        methods = [m for m in METHODS if m in set(table["method"])]
-        handles = [Line2D([], [], color=palette[t], marker="D", label=t) for t in tilings]
-        handles += [
-            Line2D([], [], color="0.3", linestyle=_STYLES[m], label=METHOD_NAMES[m])
-            for m in methods
-            if len(table[(table["method"] == m) & (table["imperfection"] != BASELINE)])
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        set_title(figure, f"{_title(table)}; grey: the baseline")
+        varied = set(table.loc[table["imperfection"] != BASELINE, "method"])
+        _legend(figure, looks, [method for method in METHODS if method in varied])
+        set_title(figure, f"{_title(table)}; grey line: the baseline")
     return figure
 
 
-def imperfection_curves(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of one imperfection, and the baseline's in their place among them."""
-    varied = table[table["imperfection"] == name]
-    methods = set(varied["method"])
-    plain = table[(table["imperfection"] == BASELINE) & table["method"].isin(methods)]
-    plain = plain.assign(value=plain[f"baseline_{name}"])
-    return pd.concat([varied, plain]).sort_values("value", kind="stable")
-
-
-def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Test error and what it is above the baseline, one row a method, tiling and imperfection."""
-    rows = []
-    keys = ["imperfection", "value", "method", "tiling"]
+def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every network."""
     tilings = tiling_order(table["tiling"])
-    for key, part in table.groupby(keys, sort=False, dropna=False):
-        imperfection, value, method, tiling = key
-        plain = table[
-            (table["imperfection"] == BASELINE)
-            & (table["method"] == method)
-            & (table["tiling"] == tiling)
-        ].set_index("seed")["test_error"]
-        added = (part.set_index("seed")["test_error"] - plain).dropna()
-        rows.append(
-            {
-                "imperfection": imperfection,
-                "value": "" if pd.isna(value) else f"{value:g}",
-                "trained": METHOD_NAMES[method],
-                "tiling": tiling,
-                "seeds": len(part),
-                "test error (%)": with_interval(part["test_error"]),
-                "above baseline": ""
-                if imperfection == BASELINE or added.empty
-                else with_interval(added, sign=True),
-                "seconds": f"{part['seconds'].mean():.0f}",
-            }
-        )
-    order = {tiling: i for i, tiling in enumerate(tilings)}
-    return pd.DataFrame(rows).sort_values(
-        ["imperfection", "trained", "tiling"],
-        key=lambda column: column.map(
-            {**order, BASELINE: "", **{v: str(i) for i, v in enumerate(METHOD_NAMES.values())}}
-        ).fillna(column).astype(str),
-        kind="stable",
-        ignore_index=True,
-    )  # fmt: skip
-
-
-def analog_answer(table: pd.DataFrame) -> str:
-    """What the numbers say, as Markdown: what analog training costs, and what costs most."""
-    lines = []
-    errors = table[table["imperfection"] == BASELINE]
-    for tiling in tiling_order(errors["tiling"]):
-        by_seed = errors[errors["tiling"] == tiling].pivot_table(
-            index="seed", columns="method", values="test_error"
-        )
-        said = [
-            f"{METHOD_NAMES[method]} {with_interval(by_seed[method])} %"
-            for method in METHODS
-            if method in by_seed
-        ]
-        lines.append(f"- `{tiling}`: test error {', '.join(said)}")
-        if {"digital", "analog"} <= set(by_seed):
-            cost = by_seed["analog"] - by_seed["digital"]
-            lines[-1] += f"; analog training costs {with_interval(cost, sign=True)} points"
-    worst = {
-        tiling: max(changes, key=lambda entry: entry[0])
-        for tiling in tiling_order(table["tiling"])
-        if (changes := _changes(table[table["tiling"] == tiling]))
+    palette = sns.color_palette("colorblind", len(tilings))
+    return {
+        tiling: {"color": colour, "marker": _MARKERS[i % len(_MARKERS)]}
+        for i, (tiling, colour) in enumerate(zip(tilings, palette, strict=True))
     }
-    if worst:
-        lines += ["", "The imperfection that costs most, of those tried:", ""]
-        lines += [f"- `{tiling}`: {text}" for tiling, (_, text) in worst.items()]
-    return "\n".join(["**What analog hardware costs (C7):**", "", *lines])
 
 
-def _changes(table: pd.DataFrame) -> list[tuple[float, str]]:
-    found = []
-    varied = table[table["imperfection"] != BASELINE]
-    for (name, value, method), part in varied.groupby(["imperfection", "value", "method"]):
-        plain = table[(table["imperfection"] == BASELINE) & (table["method"] == method)]
-        gap = part.set_index("seed")["test_error"] - plain.set_index("seed")["test_error"]
-        gap = gap.dropna()
-        if len(gap):
-            mean, _, _ = mean_interval(gap)
-            told = f"{AXIS_NAMES[name]} {value:g}: {with_interval(gap, sign=True)} points"
-            found.append((mean, told))
-    return found
+def _top(*tables: pd.DataFrame) -> float:
+    """The end of the axis of test errors, in percent: intervals may reach beyond 100."""
+    largest = pd.concat([table["test_error"].astype(float) for table in tables]).max()
+    return 100.0 if np.isnan(largest) else min(100.0, max(1.0, 1.25 * float(largest)))
 
 
-def _curve(axes, line: pd.DataFrame, x: str, colour, style: str) -> None:
-    points = [(at, *mean_interval(part["test_error"])) for at, part in line.groupby(x)]
-    places, means, low, high = zip(*points, strict=True)
-    bars = [
-        [m - lo for m, lo in zip(means, low, strict=True)],
-        [hi - m for m, hi in zip(means, high, strict=True)],
+def _legend(figure: Figure, looks: Looks, methods: Sequence[str]) -> None:
+    """Networks by colour and marker, ways of training by dashes."""
+    networks = [
+        Line2D([], [], linestyle="none", label=tiling, **look) for tiling, look in looks.items()
     ]
+    ways = [
+        Line2D([], [], color="0.3", linestyle=_DASHES[method], label=METHOD_NAMES[method])
+        for method in methods
+    ]  # fmt: skip
+    figure.legend(handles=[*networks, *ways], loc="outside lower center", ncols=4, handlelength=3)
+
+
+def _curves(axes: Axes, rows: pd.DataFrame, x: str, looks: Looks) -> None:
+    """A curve per network and way of training, a few points apart, so that intervals are seen."""
+    groups = list(rows.groupby(["tiling", "method"], sort=False))
+    for i, ((tiling, method), line) in enumerate(groups):
+        inches = 0.05 * (i - (len(groups) - 1) / 2)
+        aside = ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
+        look = {**looks[tiling], "linestyle": _DASHES[method], "transform": axes.transData + aside}
+        _curve(axes, line, x, look)
+    axes.update_datalim(rows[[x, "test_error"]].to_numpy(dtype=float))  # lines set aside are not
+    axes.autoscale_view()
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, x: str, look: Mapping[str, Any]) -> None:
+    """Means over seeds with their intervals, where there are several seeds."""
+    points = mean_curve(rows, x)
+    bars = [points["mean"] - points["low"], points["high"] - points["mean"]]
     axes.errorbar(
-        places, means, yerr=bars, color=colour, linestyle=style, marker="D", markersize=3.5,
-        linewidth=1.3, elinewidth=0.9, capsize=2,
+        points[x], points["mean"], yerr=bars, markersize=5, linewidth=1.3, elinewidth=0.9,
+        capsize=2, **look,
     )  # fmt: skip
 
 

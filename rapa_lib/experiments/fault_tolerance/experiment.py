@@ -18,17 +18,16 @@ from rapa_lib._seeds import Purpose, mix_seeds, seeded
 from rapa_lib.data.datasets import Dataset
 from rapa_lib.experiments.accuracy.experiment import LABELS, AccuracyRun
 from rapa_lib.experiments.records import provenance, write_json
+from rapa_lib.instruments.faults.broken import tile_faults
 from rapa_lib.instruments.faults.draw import (
     TileFault,
     check_kind,
     draw_faults,
-    products_per_layer,
     rapa_layers,
-    tile_faults,
 )
 from rapa_lib.instruments.faults.repair import fine_tune, repair_by_copy
-from rapa_lib.networks.convert import count_patches
-from rapa_lib.training.loop import InputScaling, error_percent, predict
+from rapa_lib.runtime import LayerRunTime, run_time
+from rapa_lib.training import InputScaling, error_percent, predict
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ class FaultSweep:
         """
         sets = _layer_sets(network)
         error_of = self._classifier(data, scaling)
-        with seeded(self.seed):  # the network draws assignments, here too
-            n_patches = sum(count_patches(network, data.train_images.shape[1:]).values())
+        size = data.train_images.shape[1:]
+        n_patches = sum(sum(timed.layer.patches) for timed in _convolutions(network, size))
         n_tiles = {name: layer.n_tiles for name, layer in rapa_layers(network).items()}
         known: dict[Any, tuple[float, list[int]]] = {}
         rows = []
@@ -132,8 +131,8 @@ class FaultSweep:
             key = (faults, reroute if faults else None, draw)
             if key not in known:
                 with tile_faults(network, faults, reroute=reroute):
-                    products = products_per_layer(network, data.train_images.shape[1:])
-                    known[key] = error_of(network, draw), list(products.values())
+                    products = [timed.products for timed in _convolutions(network, size)]
+                    known[key] = error_of(network, draw), products
             error, products = known[key]
             counts = [sum(fault.layer == layer for fault in faults) for layer in layers]
             rows.append(
@@ -202,7 +201,7 @@ class FaultSweep:
                 with tile_faults(model, broken, reroute=reroute):
                     mend(model, draw)
                     error = error_of(model, draw)
-                    products = products_per_layer(model, size)
+                    products = [timed.products for timed in _convolutions(model, size)]
                 rows.append(
                     {
                         "repair": repair,
@@ -213,7 +212,7 @@ class FaultSweep:
                         "fault_draw": draw,
                         "fault_seed": self._fault_seed(draw),
                         "test_error": error,
-                        "products_per_layer": "-".join(map(str, products.values())),
+                        "products_per_layer": "-".join(map(str, products)),
                     }
                 )
         return rows
@@ -348,6 +347,11 @@ def tolerated_share(table: pd.DataFrame, points: float = 1.0) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _convolutions(network: nn.Module, size: Sequence[int]) -> list[LayerRunTime]:
+    """The run time of each convolution, its tiles as they are."""
+    return [timed for timed in run_time(network, size).layers if timed.layer.kind != "Linear"]
 
 
 def _layer_sets(network: nn.Module) -> dict[str, list[str]]:

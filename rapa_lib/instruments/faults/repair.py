@@ -1,20 +1,19 @@
 """Cheap repairs of a network with broken tiles: a copied kernel, or a few steps of training."""
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from rapa_lib._checks import check_bool, check_int, check_real
+from rapa_lib._checks import check_bool, check_int
 from rapa_lib._modes import evaluation_mode
 from rapa_lib._seeds import mix_seeds, seeded
+from rapa_lib.analog import NotFiniteError
 from rapa_lib.data.datasets import Dataset
 from rapa_lib.instruments.faults.draw import TileFault, faults_by_layer
-from rapa_lib.layers.conv import RapaConv2d
-from rapa_lib.training.loop import DivergedError, InputScaling, augment
+from rapa_lib.training import DivergedError, InputScaling, TrainConfig, TrainingStep, falling_sgd
+from rapa_lib.training.step import with_rates
 
 
 def repair_by_copy(
@@ -99,40 +98,29 @@ def fine_tune(
     check_int("steps", steps, low=1)
     n_train = len(dataset.train_images)
     check_int("batch_size", batch_size, low=2, high=n_train)
-    check_real("learning_rate", learning_rate, low=0, open_low=True)
-    check_real("momentum", momentum, low=0, high=1)
-    check_real("tile_lr_power", tile_lr_power, low=0)
-    check_bool("mirror", mirror)
-    check_int("max_shift", max_shift, low=0)
-    check_int("seed", seed, low=0)
+    config = TrainConfig(
+        batch_size=batch_size, learning_rate=learning_rate, momentum=momentum, weight_decay=0,
+        tile_lr_power=tile_lr_power, mirror=mirror, max_shift=max_shift, seed=seed,
+    )  # fmt: skip
     device = next(model.parameters()).device
     images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
-    groups = []
-    for layer in model.modules():
-        n_living = len(layer.living_tiles) if isinstance(layer, RapaConv2d) else 1
-        if parameters := list(layer.parameters(recurse=False)):
-            rate = learning_rate * max(n_living, 1) ** tile_lr_power
-            groups.append({"params": parameters, "lr": rate})
-    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    losses = []
+    step = TrainingStep(
+        model, scaling, *falling_sgd(model, config, steps), config.mirror, config.max_shift
+    )
+    losses = torch.zeros(steps, device=device)
     with seeded(seed), evaluation_mode(model):
         model.train()
         index = torch.empty(0, dtype=torch.long, device=device)
-        for step in range(steps):
+        for i in range(steps):
             if len(index) < batch_size:
                 index = torch.randperm(n_train, device=device)
             batch, index = index[:batch_size], index[batch_size:]
-            logits = model(scaling(augment(images[batch], mirror, max_shift)))
-            loss = F.cross_entropy(logits, labels[batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                raise DivergedError(
-                    f"the loss is {losses[-1]} at step {step + 1} of fine-tuning, with "
-                    f"learning_rate = {learning_rate} and tile_lr_power = {tile_lr_power}"
-                )
-    return losses
+            where = f"step {i + 1} of fine-tuning"
+            try:
+                step(images[batch], labels[batch], losses[i])
+            except NotFiniteError as error:  # analog tiles take finite numbers only
+                raise DivergedError(f"at {where}: {error}") from error
+            if not losses[i].isfinite():
+                loss = float(losses[i])
+                raise DivergedError(f"the loss is {loss} at {where}, {with_rates(config)}")
+    return losses.tolist()

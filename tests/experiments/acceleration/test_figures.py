@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from rapa_lib.experiments.acceleration.figures import (
+    bandwidth_figure,
     layer_time_figure,
     pareto_figure,
     speedup_figure,
@@ -156,3 +157,65 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
         save_figure(pareto_figure(table()), tmp_path / name)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
+def reaches(access="random contiguous"):
+    """Tiles grow with bandwidth, twice as fast in the order of the image, up to 64."""
+    return pd.DataFrame(
+        [
+            {
+                "network": network,
+                "schedule": schedule,
+                "access": one,
+                "values_per_second": bandwidth,
+                "tiles": min(64, int(bandwidth / 1e9) * (1 + (one == "contiguous")) + i + j),
+                "most_tiles": 64,
+            }
+            for i, network in enumerate("ab")
+            for j, schedule in enumerate(("pipelined", "sequential"))
+            for one in access.split()
+            for bandwidth in (1e9, 1e10, 1e11)
+        ]
+    )
+
+
+def test_bandwidth_lines_are_the_tables_rows():
+    rows = reaches()
+    figure = bandwidth_figure(rows.sample(frac=1, random_state=0).sort_values("schedule"))
+    figure.draw_without_rendering()
+    assert [axes.get_title("left").partition(":")[0] for axes in figure.axes] == [
+        "pipelined", "sequential"
+    ]  # fmt: skip
+    dashes = {"random": "-", "contiguous": "--"}
+    for axes, schedule in zip(figure.axes, ("pipelined", "sequential"), strict=True):
+        (most,) = (line for line in axes.lines if line.get_linestyle() == ":")
+        assert set(most.get_ydata()) == {64}
+        drawn_lines = {
+            (line.get_linestyle(), tuple(line.get_xdata()), tuple(line.get_ydata()))
+            for line in axes.lines
+            if line is not most
+        }
+        lines = rows[rows["schedule"] == schedule].groupby(["network", "access"])
+        assert drawn_lines == {
+            (dashes[access], tuple(line["values_per_second"]), tuple(line["tiles"]))
+            for (_, access), line in lines
+        }
+        # Networks differ in more than colour.
+        styles = {(line.get_marker(), line.get_linewidth()) for line in axes.lines}
+        assert len(styles - {("None", 1.0)}) == 2
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim()
+    assert second.get_xlabel() == "digital bandwidth (values per second)"
+
+
+def test_the_bandwidth_legend_names_what_is_drawn():
+    texts = {}
+    for access in ("random contiguous", "contiguous"):
+        (legend,) = bandwidth_figure(reaches(access)).legends
+        texts[access] = [text.get_text() for text in legend.get_texts()]
+    assert texts == {
+        "random contiguous": [
+            "a", "b", "random order (RAPA)", "order of the image", "most tiles tried"
+        ],
+        "contiguous": ["a", "b", "order of the image", "most tiles tried"],
+    }  # fmt: skip

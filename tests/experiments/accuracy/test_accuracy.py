@@ -25,7 +25,7 @@ from rapa_lib.experiments.recipe import LATER, choose_device
 from rapa_lib.experiments.records import git_commit, package_version, read_runs
 from rapa_lib.experiments.trained import load_network
 from rapa_lib.instruments.similarity import tile_similarity
-from rapa_lib.training.loop import load_checkpoint, save_checkpoint
+from rapa_lib.training import load_checkpoint, save_checkpoint
 
 TINY = SHAPE | {
     "epochs": 2, "batch_size": 16, "learning_rate": 0.02, "draws": 3, "seed": 6, "device": "cpu",

@@ -1,0 +1,97 @@
+"""The robustness experiment's page: its tables and figures put together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from rapa_lib.experiments.adversarial_robustness.answer import robustness_answer
+from rapa_lib.experiments.adversarial_robustness.figures import (
+    draws_figure,
+    examples_figure,
+    robustness_figure,
+)
+from rapa_lib.experiments.adversarial_robustness.tables import (
+    REFERENCE,
+    budget_text,
+    differences_summary,
+    in_order,
+    noise_table,
+    raised_alarms,
+    robustness_summary,
+    robustness_table,
+    rows_by_image,
+    strongest_by_seed,
+    with_labels,
+)
+from rapa_lib.experiments.protocol import Collected
+
+
+def collect(records: Sequence[dict[str, Any]]) -> Collected:
+    """See :meth:`rapa_lib.experiments.protocol.Experiment.collect`."""
+    records = in_order(records)
+    rows = rows_by_image(records)
+    labelled = with_labels(rows)
+    return Collected(
+        tables={
+            "adversarial_robustness": robustness_table(rows),
+            "adversarial_robustness_strongest": strongest_by_seed(labelled),
+        },
+        figures={
+            "adversarial_robustness": lambda: robustness_figure(labelled),
+            "adversarial_robustness_draws": lambda: draws_figure(labelled),
+            "adversarial_robustness_examples": lambda: examples_figure(records),
+        },
+        answer=robustness_answer(labelled, records),
+        body=[
+            *_differences(labelled, records[0]["measurement"]["focus"]),
+            *_summary(labelled, records[0]["measurement"]),
+            *_alarms(records),
+            "Noise that fresh draws make on the outputs of each layer, relative to these:",
+            "",
+            *_noise(records),
+            "![robust accuracy against ε](adversarial_robustness.png)",
+            "",
+            "![robust accuracy against the number of draws](adversarial_robustness_draws.png)",
+            "",
+            "![perturbed images and answers](adversarial_robustness_examples.png)",
+        ],
+    )
+
+
+def _differences(rows: pd.DataFrame, focus: float) -> list[str]:
+    table = differences_summary(rows, focus)
+    if not len(table):
+        return []
+    return [
+        f"Accuracy beyond that of `{REFERENCE}` at ε = {budget_text('linf', focus)} (L∞), on the "
+        "same images and seeds, by the attack of each level that leaves least; points, with 95 % "
+        "intervals over images and seeds:",
+        "",
+        table.to_markdown(index=False, disable_numparse=True),
+        "",
+    ]
+
+
+def _summary(rows: pd.DataFrame, attacked: dict[str, Any]) -> list[str]:
+    return [
+        "Robust accuracy in percent, with 95 % intervals over images and seeds: the mean share of "
+        f"{attacked['judge_draws']} fresh draws that classify the perturbed images correctly, "
+        f"{attacked['images']} test images, by the attack that leaves least (in brackets). Below: "
+        "the median perturbation that misleads most draws, by seed.",
+        "",
+        robustness_summary(rows).set_index("network").T.to_markdown(disable_numparse=True),
+        "",
+    ]
+
+
+def _alarms(records: Sequence[dict[str, Any]]) -> list[str]:
+    alarms, _ = raised_alarms(records)
+    listed = [f"- **Warning**, {alarm}" for alarm in alarms]
+    return ["Checks that raised an alarm:", "", *listed, ""] if alarms else []
+
+
+def _noise(records: Sequence[dict[str, Any]]) -> list[str]:
+    noise = noise_table(records)
+    lines = noise.round(2).to_markdown(index=False) if len(noise) else "No network draws."
+    return [lines, ""]

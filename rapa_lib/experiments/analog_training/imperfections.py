@@ -1,0 +1,71 @@
+"""What can be made worse in tiles, or better, with everything else at the baseline."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rapa_lib._checks import check_choice, check_real, check_sequence
+from rapa_lib.analog import IdealDevice, TileConfig, resolution
+
+METHODS = ("digital", "hardware_aware", "analog")
+BASELINE = "baseline"
+
+# An ADC has two bits more than its DAC, as in the baseline (7 and 9).
+_MORE_BITS = 2
+
+
+def _periphery(config: TileConfig, **changes: float) -> TileConfig:
+    return replace(
+        config,
+        forward=replace(config.forward, **changes),
+        backward=replace(config.backward, **changes),
+    )
+
+
+def _device(config: TileConfig, **changes: float) -> TileConfig:
+    if isinstance(config.device, IdealDevice):
+        raise ValueError(f"imperfections: preset has ideal devices, without {', '.join(changes)}")
+    return replace(config, device=replace(config.device, **changes))
+
+
+def baseline_values(config: TileConfig) -> dict[str, float]:
+    """The value of each of :data:`IMPERFECTIONS` that a configuration has already."""
+    step = config.forward.inp_res
+    values = {
+        "out_noise": config.forward.out_noise,
+        "bits": math.log2(1 / step + 2) if step else math.inf,
+    }
+    if not isinstance(config.device, IdealDevice):
+        values |= {
+            "dw_min": config.device.dw_min,
+            "dtod": config.device.dw_min_dtod,
+            "asymmetry": config.device.up_down_dtod,
+        }
+    return values
+
+
+IMPERFECTIONS: dict[str, Callable[[TileConfig, float], TileConfig]] = {
+    "out_noise": lambda config, value: _periphery(config, out_noise=value),
+    "bits": lambda config, value: _periphery(
+        config, inp_res=resolution(int(value)), out_res=resolution(int(value) + _MORE_BITS)
+    ),
+    "dw_min": lambda config, value: _device(config, dw_min=value),
+    "dtod": lambda config, value: _device(
+        config, dw_min_dtod=value, w_max_dtod=value, w_min_dtod=value
+    ),
+    "asymmetry": lambda config, value: _device(config, up_down_dtod=value),
+}
+"""What can be varied, and how.
+
+``out_noise``: of the products, in units of weight × scaled input. ``bits``: of the DAC; the ADC has
+two more. ``dw_min``: the devices' mean step. ``dtod``: relative spread of steps and bounds over
+devices. ``asymmetry``: spread over devices of the difference of steps up and down.
+"""
+
+
+def check_imperfection(name: str, pair: Any) -> tuple[str, float]:
+    """Return a pair of a name in :data:`IMPERFECTIONS` and a value as such."""
+    if isinstance(pair, str) or len(check_sequence(name, pair, "a name and a value")) != 2:
+        raise ValueError(f"{name}: got {pair!r}, expected pairs of a name and a value")
+    return check_choice(name, pair[0], IMPERFECTIONS), check_real(name, pair[1], low=0)

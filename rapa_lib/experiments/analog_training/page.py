@@ -1,0 +1,49 @@
+"""The analog experiment's page: its tables and figures put together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rapa_lib.experiments.analog_training.figures import analog_figure, imperfection_figure
+from rapa_lib.experiments.analog_training.tables import (
+    analog_answer,
+    analog_summary,
+    analog_table,
+    in_order,
+    inference_table,
+)
+from rapa_lib.experiments.protocol import Collected
+
+
+def collect(records: Sequence[dict[str, Any]]) -> Collected:
+    """See :meth:`rapa_lib.experiments.protocol.Experiment.collect`."""
+    records = in_order(records)
+    table, inference = analog_table(records), inference_table(records)
+    return Collected(
+        tables={"analog_training": table, "analog_training_inference": inference},
+        figures={
+            "analog_training": lambda: analog_figure(table, inference),
+            "analog_training_imperfections": lambda: imperfection_figure(table),
+        },
+        answer=analog_answer(table),
+        body=[
+            analog_summary(table).to_markdown(index=False, disable_numparse=True),
+            "",
+            "Means over seeds, ± half a 95 % interval by Student's t where there is more than one; "
+            "above baseline: paired by seed.",
+            "",
+            f"The baseline, `{records[0]['measurement']['preset']}`. {_tiles(records[0])}.",
+            "",
+            "![test error by way of training, and against read noise](analog_training.png)",
+            "",
+            "![test error against each imperfection](analog_training_imperfections.png)",
+        ],
+    )
+
+
+def _tiles(record: dict[str, Any]) -> str:
+    """The tiles' configuration in words."""
+    return "; ".join(
+        f"{part}: "
+        + ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+        for part, values in record["tiles"].items()
+    )

@@ -1,0 +1,212 @@
+"""The analog experiment's tables, and what they answer: what imprecision costs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from rapa_lib.experiments.analog_training.imperfections import BASELINE, METHODS
+from rapa_lib.experiments.plots import tiling_order, with_interval
+from rapa_lib.instruments.statistics import mean_interval
+
+METHOD_NAMES = {
+    "digital": "digital",
+    "hardware_aware": "hardware-aware",
+    "analog": "analog",
+}
+IMPERFECTION_NAMES = {
+    "out_noise": "output noise",
+    "bits": "bits of the DAC (ADC: two more)",
+    "dw_min": "mean step of a pulse, dw_min",
+    "dtod": "device-to-device spread",
+    "asymmetry": "spread of up-down asymmetry",
+}
+
+# Entries of a record that are no columns of a table.
+_ELSEWHERE = ("rows", "inference", "measurement", "tiles")
+
+_INFERENCE = ("tiling", "n_tiles", "method", "out_noise", "test_error", "clipped")
+
+
+def in_order(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records by seed."""
+    return sorted(records, key=lambda record: (record["seed"], record["run"]))
+
+
+def analog_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per training, with its record's labels.
+
+    Args:
+        records: of the experiment.
+
+    Returns:
+        Beside the labels: ``tiling``, ``n_tiles``, ``method``, ``imperfection``, ``value``,
+        ``n_weights``, ``test_error`` and ``train_error`` (percent), ``clipped`` (weights that their
+        devices could not hold when they were programmed), ``diverged`` (then there are no errors),
+        ``seconds``.
+
+    Raises:
+        ValueError: if there are no records.
+    """
+    rows = [_labels(record) | row for record in records for row in record["rows"]]
+    if not rows:
+        raise ValueError("records: none to collect")
+    return pd.DataFrame(rows)
+
+
+def inference_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per trained network and noise level at which it is read, with its record's labels.
+
+    Args:
+        records: of the experiment.
+
+    Returns:
+        Beside the labels: ``tiling``, ``n_tiles``, ``method``, ``out_noise``, ``test_error``
+        (percent), ``clipped``. No rows where nothing was read.
+
+    Raises:
+        ValueError: if there are no records.
+    """
+    if not records:
+        raise ValueError("records: none to collect")
+    rows = [_labels(record) | row for record in records for row in record["inference"]]
+    return pd.DataFrame(rows, columns=[*_labels(records[0]), *_INFERENCE])
+
+
+def _labels(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in _ELSEWHERE}
+
+
+def imperfection_curves(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of one imperfection, and the baseline's in their place among them."""
+    varied = table[table["imperfection"] == name]
+    methods = set(varied["method"])
+    plain = table[(table["imperfection"] == BASELINE) & table["method"].isin(methods)]
+    plain = plain.assign(value=plain[f"baseline_{name}"])
+    return pd.concat([varied, plain]).sort_values("value", kind="stable")
+
+
+def mean_curve(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Mean test error over seeds and its 95 % t-interval, one row per value of a column.
+
+    Args:
+        rows: of one network and way of training.
+        x: that column.
+
+    Returns:
+        ``x``, ``mean``, ``low``, ``high``; these two are NaN for one seed.
+    """
+    points = [(at, *mean_interval(part["test_error"])) for at, part in rows.groupby(x)]
+    return pd.DataFrame(points, columns=[x, "mean", "low", "high"])
+
+
+def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Test error and what it is above the baseline, one row per method, tiling and imperfection."""
+    rows = []
+    keys = ["imperfection", "value", "method", "tiling"]
+    tilings = tiling_order(table["tiling"])
+    for key, part in table.groupby(keys, sort=False, dropna=False):
+        imperfection, value, method, tiling = key
+        added = _above(part, _baseline(table, tiling, method))
+        rows.append(
+            {
+                "imperfection": imperfection,
+                "value": "" if pd.isna(value) else f"{value:g}",
+                "trained": METHOD_NAMES[method],
+                "tiling": tiling,
+                "seeds": len(part),
+                "test error (%)": with_interval(part["test_error"]),
+                "above baseline": ""
+                if imperfection == BASELINE or added.empty
+                else with_interval(added, sign=True),
+                "seconds": f"{part['seconds'].mean():.0f}",
+            }
+        )
+    order = {tiling: i for i, tiling in enumerate(tilings)}
+    return pd.DataFrame(rows).sort_values(
+        ["imperfection", "trained", "tiling"],
+        key=lambda column: column.map(
+            {**order, BASELINE: "", **{v: str(i) for i, v in enumerate(METHOD_NAMES.values())}}
+        ).fillna(column).astype(str),
+        kind="stable",
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def _baseline(table: pd.DataFrame, tiling: str, method: str) -> pd.DataFrame:
+    """The rows of one way of training one network at the baseline."""
+    plain = table[table["imperfection"] == BASELINE]
+    return plain[(plain["method"] == method) & (plain["tiling"] == tiling)]
+
+
+def _above(rows: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """What test errors are above others, by seed, where there are both."""
+    gap = rows.set_index("seed")["test_error"] - others.set_index("seed")["test_error"]
+    return gap.astype(float).dropna()
+
+
+def analog_answer(table: pd.DataFrame) -> list[str]:
+    """What analog hardware costs, in at most three lines of Markdown.
+
+    Args:
+        table: of :func:`analog_table`.
+    """
+    tilings = tiling_order(table["tiling"])
+    trained, programmed = (_costs(table, tilings, method) for method in METHODS[:0:-1])
+    lines = []
+    if trained:
+        lines.append(f"**Against digital training, analog training costs {trained}.**")
+    if programmed:
+        lines.append(f"Hardware-aware training, and programming onto devices, costs {programmed}.")
+    worst = [
+        f"`{tiling}` {changes[-1][1]}"
+        for tiling in tilings
+        if (changes := sorted(_changes(table[table["tiling"] == tiling])))
+    ]
+    if worst:
+        lines.append(f"The imperfection that costs most, of those varied: {'; '.join(worst)}.")
+    return lines or [f"**{_errors(table, tilings)}.**"]
+
+
+def _costs(table: pd.DataFrame, tilings: Sequence[str], method: str) -> str:
+    """What a way of training costs each network, and how much more it costs RAPA."""
+    costs = {
+        tiling: gap
+        for tiling in tilings
+        if len(gap := _above(_baseline(table, tiling, method), _baseline(table, tiling, "digital")))
+    }
+    parts = []
+    for tiling, gap in costs.items():
+        error = with_interval(_baseline(table, tiling, method)["test_error"].astype(float))
+        parts.append(f"`{tiling}` {with_interval(gap, sign=True)} points (test error {error} %)")
+    words = ", ".join(parts)
+    if {"none", "random"} <= set(costs):
+        more = (costs["random"] - costs["none"]).dropna()
+        if len(more):
+            words += f"; `random` {with_interval(more, sign=True)} points more than `none`"
+    return words
+
+
+def _errors(table: pd.DataFrame, tilings: Sequence[str]) -> str:
+    """Test errors, where there is nothing to compare them with."""
+    plain = table[table["imperfection"] == BASELINE]
+    parts = [
+        f"`{tiling}` {METHOD_NAMES[method]} {with_interval(part['test_error'].astype(float))} %"
+        for tiling in tilings
+        for method in METHODS
+        if len(part := plain[(plain["tiling"] == tiling) & (plain["method"] == method)])
+    ]
+    return f"Test error: {', '.join(parts)}"
+
+
+def _changes(table: pd.DataFrame) -> list[tuple[float, str]]:
+    """What each imperfection adds to a network's test error: the mean, and in words."""
+    found = []
+    varied = table[table["imperfection"] != BASELINE]
+    for (name, value, method), part in varied.groupby(["imperfection", "value", "method"]):
+        gap = _above(part, _baseline(table, part["tiling"].iloc[0], method))
+        if len(gap):
+            mean, _, _ = mean_interval(gap)
+            words = f"{IMPERFECTION_NAMES[name]} {value:g}: {with_interval(gap, sign=True)} points"
+            found.append((mean, words))
+    return found

@@ -1,0 +1,44 @@
+"""How to train: the parameters of a training, checked when they are given."""
+
+from dataclasses import dataclass
+
+from rapa_lib._checks import Checked, flag, integer, real
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """How to train.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step; the last, incomplete batch of an epoch is left out.
+        learning_rate: peak of the one-cycle schedule, for a layer without tiles.
+        momentum: of SGD.
+        weight_decay: of kernels and the linear layer; biases and normalisation have none.
+        tile_lr_power: a layer of n_t tiles learns with rate × n_t^power and weight decay ÷
+            n_t^power. A tile sees 1/n_t of the patches: with 1 the mean kernel moves as an
+            ordinary kernel would, to first order; with 0 it moves n_t times slower.
+        mirror: mirror each image with probability 1/2.
+        max_shift: shift each image by up to so many pixels both ways, reflecting its border.
+        seed: of the order of images, of augmentation and of the assignments.
+        eval_every: measure the test error after every so many epochs, and after the last. It does
+            not change what is learnt.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    epochs: int = integer(10, low=1)
+    batch_size: int = integer(128, low=2)
+    learning_rate: float = real(0.05, low=0, open_low=True)
+    momentum: float = real(0.9, low=0, high=1)
+    weight_decay: float = real(5e-4, low=0)
+    tile_lr_power: float = real(1.0, low=0)
+    mirror: bool = flag(False)
+    max_shift: int = integer(0, low=0)
+    seed: int = integer(0, low=0)
+    eval_every: int = integer(1, low=1)
+
+    def is_tested(self, epoch: int) -> bool:
+        """Whether the test error is measured after an epoch, counted from 1."""
+        return epoch % self.eval_every == 0 or epoch == self.epochs

@@ -1,0 +1,90 @@
+"""What is kept of a study's runs is all that its tables need, in the same bytes each time."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from rapa_lib.experiments.archive import ARCHIVE, Archive, KeptRun, read_seconds
+from rapa_lib.experiments.runs import runs_table
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A run of the accuracy experiment with all that it leaves, and one of another."""
+    first, second = tmp_path / "runs/accuracy/a-0-1", tmp_path / "runs/acceleration/b"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps({"seed": 0, "x": 0.1 + 0.2, "ü": None}))
+        notebook = {"cells": [], "metadata": {"papermill": {"duration": 12.5}}}
+        (folder / f"{folder.parent.name}.ipynb").write_text(json.dumps(notebook))
+    for name in ("curve", "similarity"):
+        (first / f"{name}.json").write_text(json.dumps({"name": name}))
+    (first / "network.pt").write_bytes(b"weights")
+    return [first, second]
+
+
+def kept(folders, **changes):
+    runs = tuple(map(KeptRun.of, folders))
+    content = {"study": "mine", "description": "one", "claims": "c.yaml", "runs": runs} | changes
+    return Archive(**content)
+
+
+def test_an_archive_gives_back_what_was_put_in(folders, tmp_path):
+    failed = ({"experiment": "accuracy", "run": "z", "error": "no"},)
+    archive = kept(folders, failed=failed)
+    archive.write(tmp_path / ARCHIVE)
+    again = Archive.read(tmp_path / ARCHIVE)
+    assert again == archive
+    (record,) = again.records("accuracy")
+    assert record["x"] == 0.1 + 0.2
+    assert record["curve"] == {"name": "curve"}
+    assert record["run"] == "a-0-1"
+    assert again.records("tiles_accuracy") == [record]  # derived from these
+    assert (again.missing("accuracy"), again.missing("acceleration")) == (1, 0)
+
+
+def test_the_same_runs_give_the_same_bytes(folders, tmp_path):
+    for name in ("one", "two"):
+        kept(folders).write(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_restored_run_is_the_run_without_network_and_notebook(folders, tmp_path):
+    first = KeptRun.of(folders[0])
+    first.restore(tmp_path / "elsewhere/accuracy/a-0-1")
+    again = KeptRun.of(tmp_path / "elsewhere/accuracy/a-0-1")
+    assert again == first
+    assert again.seconds == 12.5
+    left = {path.name for path in (tmp_path / "elsewhere/accuracy/a-0-1").iterdir()}
+    assert left == {"record.json", "curve.json", "similarity.json", "restored"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\xfd7zXZ\x00half"])
+def test_a_damaged_archive_is_named(tmp_path, content):
+    (tmp_path / ARCHIVE).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^archive: cannot read .*{ARCHIVE}"):
+        Archive.read(tmp_path / ARCHIVE)
+    with pytest.raises(ValueError, match=r"^archive: cannot read .*nowhere"):
+        Archive.read(tmp_path / "nowhere")
+
+
+def test_a_run_without_a_file_that_it_should_have_is_named(folders):
+    (folders[0] / "curve.json").unlink()
+    with pytest.raises(ValueError, match=r"curve\.json"):
+        KeptRun.of(folders[0])
+
+
+def test_seconds_are_unknown_where_nothing_says(tmp_path):
+    assert read_seconds(tmp_path) is None
+
+
+def test_the_table_of_runs_has_a_row_for_each_done_or_failed(folders):
+    failed = ({"experiment": "accuracy", "run": "z", "error": "no"},)
+    table = runs_table(kept(folders, failed=failed))
+    assert list(table["experiment"]) == ["accuracy", "accuracy", "acceleration"]
+    assert list(table["run"]) == ["a-0-1", "z", "b"]
+    assert list(table["done"]) == [True, False, True]
+    assert list(table["seconds"].dropna()) == [12.5, 12.5]
+    assert list(table["error"]) == ["", "no", ""]
+    assert pd.isna(table["git_commit"]).all()

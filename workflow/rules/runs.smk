@@ -1,0 +1,50 @@
+# Every run of a notebook: first those that train networks, then those that begin with one.
+
+
+def parameters(wildcards):
+    """What papermill hands to a run's notebook, as JSON."""
+    run = RUNS[wildcards.experiment][wildcards.run]
+    networks = {}
+    if run.network:
+        networks["network"], *copies = network(wildcards)
+        networks |= {"copies": copies} if copies else {}
+    return json.dumps(run.parameters | networks)
+
+
+def network(wildcards):
+    """The trained network that a run starts from, and copies of it if it asks for them."""
+    run = RUNS[wildcards.experiment][wildcards.run]
+    names = [run.network, *run.copies] if run.network else []
+    return [f"{FOLDER}/runs/accuracy/{name}/network.pt" for name in names]
+
+
+EXECUTE = (
+    "{PYTHON:q} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
+    " --parameters {params.parameters:q} {resources.options} > {log:q} 2>&1"
+)
+
+
+for experiment in RUNS:
+
+    rule:
+        name: f"{experiment}_run"
+        input:
+            network,
+            notebook="notebooks/{experiment}.ipynb",
+        output:
+            record=f"{RUN}/record.json",
+            leaves=[f"{RUN}/{name}" for name in CATALOGUE[experiment].leaves],
+            executed=f"{RUN}/{{experiment}}.ipynb",
+        log:
+            f"{RUN}/log.txt",
+        wildcard_constraints:
+            experiment=experiment,
+            run="|".join(RUNS[experiment]),
+        params:
+            parameters=parameters,
+        threads: study.threads
+        retries: study.limits[experiment].retries
+        resources:
+            **resources(experiment),
+        shell:
+            EXECUTE

@@ -1,0 +1,75 @@
+"""Make a study's tables, figures and report again from its kept records alone, without training.
+
+The runs' folders are restored as far as the records go: the study can then be continued from them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from study import ROOT
+
+from rapa_lib.experiments.archive import ARCHIVE, Archive
+from rapa_lib.experiments.catalogue import CATALOGUE
+from rapa_lib.experiments.protocol import experiment, write_collected
+from rapa_lib.experiments.records import write_table
+from rapa_lib.experiments.runs import runs_table
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("results", type=lambda path: Path(path).absolute(), help="its folder")
+    options = arguments.parse_args()
+    try:
+        archive = Archive.read(options.results / ARCHIVE)
+    except ValueError as error:
+        raise SystemExit(f"tables not made: {error}") from error
+    restore(archive, options.results)
+    collect(archive, options.results)
+    report(archive, options.results)
+    print(f"{archive.study}: tables, figures and report of {len(archive.runs)} runs made again")
+    print(f"  {options.results / 'report.html'}")
+
+
+def restore(archive: Archive, results: Path) -> None:
+    """Write the files of runs that are not there."""
+    for run in archive.runs:
+        folder = results / "runs" / run.experiment / run.run
+        if not (folder / "record.json").exists():
+            run.restore(folder)
+
+
+def collect(archive: Archive, results: Path) -> None:
+    """Make every table, figure and page."""
+    for name in CATALOGUE:
+        if records := archive.records(name):
+            write_collected(
+                name, experiment(name).collect(records), results, records,
+                description=archive.description, missing=archive.missing(name),
+            )  # fmt: skip
+    write_table(results / "runs.csv", runs_table(archive))
+
+
+def report(archive: Archive, results: Path) -> None:
+    """Judge the claims and export the page."""
+    executed = str(results / "runs/report/report.ipynb")
+    parameters = {"results": str(results), "claims": archive.claims, "output": str(results)}
+    run_script(
+        "run_notebook.py", "notebooks/report.ipynb", executed,
+        "--parameters", json.dumps(parameters),
+    )  # fmt: skip
+    run_script("export_report.py", executed, str(results / "report.html"))
+
+
+def run_script(name: str, *arguments: str) -> None:
+    """Run a script beside this one; what it complains of ends this one too."""
+    command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"report not made: {done.stderr.strip()}")
+
+
+if __name__ == "__main__":
+    main()

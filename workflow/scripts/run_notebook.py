@@ -1,0 +1,135 @@
+"""Execute one notebook of a study with papermill; its outputs are whole or absent.
+
+The executed notebook appears under its name only once it ran through. One that failed stays beside
+it as ``failed.ipynb``, with the error and the number of attempts in ``error.json``.
+"""
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import papermill
+import psutil
+from nbclient.exceptions import DeadKernelError
+from study import ROOT
+from traitlets.config import Config
+
+from rapa_lib._files import whole_file
+
+POLL_SECONDS = 0.5
+
+# Of rapa_lib only what needs no PyTorch: this process waits beside every kernel, and PyTorch would
+# cost it 0.6 GB.
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("notebook", type=Path)
+    arguments.add_argument("executed", type=Path)
+    arguments.add_argument("--parameters", type=json.loads, required=True, help="JSON")
+    arguments.add_argument("--minutes", type=float, help="of wall time, then it has failed")
+    arguments.add_argument("--memory-gb", type=float, help="resident, times the attempt's number")
+    arguments.add_argument("--attempt", type=int, default=1, help="from 1")
+    options = arguments.parse_args()
+    folder = options.executed.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # A study's notebook can outlive it if only its Snakemake was killed: wait for that one.
+    # NFS knows no exclusive lock of what is not open for writing, as a folder never is.
+    fcntl.flock(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
+    for stale in (folder / "failed.ipynb", folder / "error.json", *folder.glob(".part-*")):
+        stale.unlink(missing_ok=True)
+    os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
+    running = folder / "running.ipynb"
+    memory_gb = None if options.memory_gb is None else options.memory_gb * options.attempt
+    over = []
+    try:
+        with (
+            tempfile.TemporaryDirectory() as sockets,
+            limited(options.minutes, memory_gb) as over,
+        ):
+            # Not ports, which kernels that start at once take from one another: in some sixty
+            # starts of two, one died of it.
+            kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+            papermill.execute_notebook(
+                options.notebook,
+                running,
+                {"output": str(folder)} | options.parameters,
+                kernel_name="python3",
+                cwd=ROOT,
+                progress_bar=False,
+                config=Config(KernelManager=kernel),
+            )
+    except Exception as error:
+        if running.exists():
+            running.replace(folder / "failed.ipynb")
+        reason = over[0] if over else describe(error)
+        with whole_file(folder / "error.json") as part:
+            content = {"error": reason, "attempts": options.attempt}
+            part.write_text(json.dumps(content), encoding="utf-8")
+        raise SystemExit(f"{options.notebook} failed: {reason}") from error
+    running.replace(options.executed)
+
+
+@contextmanager
+def limited(minutes: float | None, memory_gb: float | None) -> Iterator[list[str]]:
+    """Kill what this process starts inside once it takes more; yield where the reason is put."""
+    over: list[str] = []
+    if minutes is None and memory_gb is None:
+        yield over
+        return
+    ended = threading.Event()
+    began = time.monotonic()
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            kernel = psutil.Process().children(recursive=True)
+            used = resident_gb(kernel) if memory_gb is not None else 0
+            if minutes is not None and time.monotonic() - began > 60 * minutes:
+                over.append(f"ran past its limit of {minutes:g} min")
+            elif memory_gb is not None and used > memory_gb:
+                over.append(f"used {used:.3g} GB, limit {memory_gb:g} GB")
+            else:
+                continue
+            for process in kernel:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield over
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def resident_gb(processes: list[psutil.Process]) -> float:
+    """Memory that processes hold, in 10⁹ bytes."""
+    used = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # ended since they were listed
+            used += process.memory_info().rss
+    return used / 1e9
+
+
+def describe(error: Exception) -> str:
+    """One line: the error that the notebook raised, or what kept it from running."""
+    if isinstance(error, papermill.PapermillExecutionError):
+        return f"{error.ename}: {error.evalue}"
+    if isinstance(error, DeadKernelError):
+        return "the kernel died, perhaps out of memory"
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

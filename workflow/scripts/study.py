@@ -1,0 +1,238 @@
+"""A study: which runs its YAML asks for, each checked before anything is trained."""
+
+import ast
+import functools
+import hashlib
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import papermill
+import yaml
+
+from rapa_lib.experiments.catalogue import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "workflow/schemas/study.schema.yaml"
+SET_BY_STUDY = ("threads", "output", "network", "copies")
+
+
+def schema() -> dict[str, Any]:
+    """The schema of a study's YAML: that of the file, with a key for every experiment that runs."""
+    content = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    for entry in CATALOGUE.values():
+        if entry.needs != "records":
+            kind = "following" if entry.needs == "network" else "experiment"
+            content["properties"][entry.name] = {"$ref": f"#/$defs/{kind}"}
+    return content
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a notebook.
+
+    Args:
+        name: names its folder; holds a hash of all its parameters.
+        parameters: what papermill hands to the notebook.
+        network: name of the accuracy run whose trained network it starts from, if it needs one.
+        copies: name of an accuracy run that differs from that one in its seed alone, if its
+            notebook asks for copies and there is one.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    network: str | None = None
+    copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run may take; nothing here changes what it computes, nor its name.
+
+    Args:
+        minutes: of wall time; None is no limit.
+        memory_gb: of resident memory, in 10⁹ bytes, at the first attempt; None is no limit.
+        retries: attempts after the first that failed.
+
+    Raises:
+        ValueError: for what is not a number.
+    """
+
+    minutes: float | None = None
+    memory_gb: float | None = None
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and math.isnan(value):  # no bound of the schema is beyond it
+                raise ValueError(f"study: limits: {name}: got {value}, allowed: above 0")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: its experiments' runs and their limits, and the rules by which it is judged.
+
+    ``gpu_percent`` is the share of one GPU that a run takes, 0 if it asks for none.
+    """
+
+    name: str
+    description: str
+    threads: int
+    runs: dict[str, list[Run]]
+    limits: dict[str, Limits]
+    claims: str = "config/claims/paper.yaml"
+    gpu_percent: int = 0
+
+    @property
+    def n_runs(self) -> int:
+        """How many runs there are."""
+        return sum(map(len, self.runs.values()))
+
+    @property
+    def collected(self) -> dict[str, str]:
+        """Every experiment that leaves tables, by its name the one whose runs it collects."""
+        sources = {entry.name: entry.source or entry.name for entry in CATALOGUE.values()}
+        return {name: source for name, source in sources.items() if source in self.runs}
+
+    @classmethod
+    def of(cls, config: dict[str, Any], data: str | None = None) -> "Study":
+        """Check a study's configuration and spell out its runs.
+
+        Args:
+            config: the content of its YAML file.
+            data: a data set to use instead of the configured one: a name or a folder.
+
+        Raises:
+            ValueError: for an unknown key, parameter or value, with what is allowed.
+        """
+        errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
+        if errors:
+            error = jsonschema.exceptions.best_match(errors)
+            allowed = error.schema.get("properties")
+            hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
+            raise ValueError(f"study: {error.json_path}: {error.message}{hint}")
+        threads = config["threads"]
+        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data)}
+        for experiment in CATALOGUE:
+            if experiment in config and experiment != "accuracy":
+                block = config[experiment]
+                own_data = data if "networks" not in block else None
+                settings = _grid(experiment, block, threads, own_data)
+                if "networks" not in block:
+                    runs[experiment] = settings
+                    continue
+                networks = _chosen(experiment, block["networks"], runs["accuracy"])
+                copied = "copies" in _parameters(experiment)
+                runs[experiment] = [
+                    Run(
+                        f"{network.name}-{own.name}",
+                        own.parameters,
+                        network.name,
+                        _copies(network, runs["accuracy"]) if copied else (),
+                    )
+                    for network in networks
+                    for own in settings
+                ]
+        claims = f"config/claims/{config.get('claims', 'paper')}.yaml"
+        if not (ROOT / claims).is_file():
+            known = sorted(path.stem for path in (ROOT / "config/claims").glob("*.yaml"))
+            raise ValueError(
+                f"study: claims: got {config['claims']!r}, allowed: {', '.join(known)}"
+            )
+        limits = {
+            experiment: Limits(**config.get("limits", {}) | config[experiment].get("limits", {}))
+            for experiment in runs
+        }
+        share = config.get("gpu_percent", 0)
+        return cls(config["study"], config["description"], threads, runs, limits, claims, share)
+
+
+def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
+    """Read and check a study's YAML file; see :meth:`Study.of`.
+
+    Args:
+        name: of the study and its folder, instead of the file's: the same study on other data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = {p.stem for p in (ROOT / "config").glob("*.yaml")}
+        raise ValueError(f"study: there is no {path}; studies here: {', '.join(sorted(known))}")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ValueError(f"study: {path} is no YAML: {error}") from error
+    if name is not None and isinstance(config, dict):
+        config["study"] = name
+    return Study.of(config, data)
+
+
+@functools.cache
+def _parameters(experiment: str) -> dict[str, Any]:
+    """The parameters of an experiment's notebook, read once a process."""
+    return papermill.inspect_notebook(ROOT / f"notebooks/{experiment}.ipynb")
+
+
+def _copies(network: Run, runs: list[Run]) -> tuple[str, ...]:
+    """The first accuracy run that differs from one in its seed alone.
+
+    One, so that the cost of attacks that transfer grows with the number of seeds, not its square.
+    """
+
+    def but_seed(run: Run) -> dict[str, Any]:
+        return {name: value for name, value in run.parameters.items() if name != "seed"}
+
+    others = (run.name for run in runs if run is not network and but_seed(run) == but_seed(network))
+    return tuple(itertools.islice(others, 1))
+
+
+def _grid(experiment: str, config: dict, threads: int, data: str | None = None) -> list[Run]:
+    """Spell out the grid of one experiment, in order, without repetition."""
+    inspected = _parameters(experiment)
+    known = [name for name in inspected if name not in SET_BY_STUDY]
+    override = {"threads": threads} if "threads" in inspected else {}
+    if data is not None and "dataset" in inspected:
+        override["dataset"] = data
+    runs = {}
+    for block in config.get("grid", [{}]):
+        for values in itertools.product(*block.values()):
+            parameters = config["common"] | dict(zip(block, values, strict=True))
+            unknown = [str(name) for name in parameters if name not in known]
+            if unknown:
+                raise ValueError(
+                    f"study: {experiment}: notebook {experiment}.ipynb has no parameter "
+                    f"{', '.join(unknown)} to set; it has {', '.join(known)}"
+                )
+            parameters |= override
+            text = json.dumps(parameters, sort_keys=True)
+            name = hashlib.sha256(text.encode()).hexdigest()[:8]
+            if experiment == "accuracy":
+                tiling, seed = parameters.get("tiling", "default"), parameters.get("seed", 0)
+                name = f"{tiling}-{seed}-{name}"
+            runs[name] = Run(name, parameters)
+    return list(runs.values())
+
+
+def _chosen(experiment: str, wanted: dict[str, list], runs: list[Run]) -> list[Run]:
+    """The accuracy runs that have one of the wanted values of every parameter named."""
+    inspected = _parameters("accuracy")
+    if unknown := [str(name) for name in wanted if name not in inspected]:
+        raise ValueError(
+            f"study: {experiment}: networks: notebook accuracy.ipynb has no parameter "
+            f"{', '.join(unknown)}; it has {', '.join(inspected)}"
+        )
+    default = {name: ast.literal_eval(inspected[name]["default"]) for name in wanted}
+    chosen = [
+        run
+        for run in runs
+        if all((default | run.parameters)[name] in values for name, values in wanted.items())
+    ]
+    if not chosen:
+        raise ValueError(
+            f"study: {experiment}: networks: no run of the accuracy experiment has {wanted}"
+        )
+    return chosen
