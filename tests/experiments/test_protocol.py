@@ -35,10 +35,10 @@ class Toy(Experiment[int]):
 
     name: ClassVar[str] = "toy"
     resume_files: ClassVar[tuple[str, ...]] = ("resume.txt",)
+    worked: ClassVar[list[int]] = []  # what was done, for the tests to look at
 
     step: int = integer(1, low=1)
     unit: str = choice("m", ("m", "s"))
-    worked: list[int] = field(default_factory=list)
     interrupt_at: int | None = None
 
     def check(self, subject):
@@ -81,7 +81,8 @@ class Trainer(Toy):
 
 @pytest.fixture(autouse=True)
 def listed(monkeypatch):
-    """The toy in the catalogue."""
+    """The toy in the catalogue, nothing done yet."""
+    Toy.worked.clear()
     monkeypatch.setattr(protocol, "CATALOGUE", MappingProxyType({**CATALOGUE, "toy": TOY}))
 
 
@@ -173,9 +174,10 @@ def test_an_interrupted_measurement_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Toy(interrupt_at=2).measure(4, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["resume.txt"]
-    again = Toy()
-    assert again.measure(4, tmp_path) == Toy().measure(4) | {"run": tmp_path.name}
-    assert again.worked == [2, 3]
+    assert Toy.worked == [0, 1]
+    record = Toy().measure(4, tmp_path)
+    assert Toy.worked == [0, 1, 2, 3]
+    assert record == Toy().measure(4) | {"run": tmp_path.name}
 
 
 def test_what_does_not_fit_is_refused_before_the_folder_is_made(tmp_path):
@@ -186,10 +188,9 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_made(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     (tmp_path / "file").touch()
-    toy = Toy()
     with pytest.raises(ValueError, match=r"^output: cannot write to "):
-        toy.measure(3, tmp_path / "file" / "run")
-    assert toy.worked == []
+        Toy().measure(3, tmp_path / "file" / "run")
+    assert Toy.worked == []
 
 
 # --- Collection -------------------------------------------------------------------------------
