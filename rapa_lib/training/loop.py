@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.analog import NotFiniteError
 from rapa_lib.data.datasets import Dataset
-from rapa_lib.training.checkpoints import ResumeFile, identity
+from rapa_lib.training.checkpoints import ResumeFile, Stateful, identity
 from rapa_lib.training.config import TrainConfig
 from rapa_lib.training.images import InputScaling, error_percent, predict
 from rapa_lib.training.rates import one_cycle_sgd
@@ -89,7 +89,7 @@ def train(
     training = Training(scaling=loop.step.scaling)
     file = None
     if checkpoint is not None:
-        parts = {
+        parts: dict[str, Stateful] = {
             "model": model, "optimizer": loop.step.optimizer, "scheduler": loop.step.scheduler
         }  # fmt: skip
         file = ResumeFile(Path(checkpoint), identity(model, dataset, config, on_epoch), parts)

@@ -137,17 +137,17 @@ def noisy_tiles(layer: RapaConv2d, strengths: Mapping[int, float]) -> Iterator[N
     if not strengths:
         yield
         return
-    depth = getattr(layer, "_noise_depth", 0)
-    layer._noise_depth = depth + 1
+    depth = int(getattr(layer, "_noise_depth", 0))
+    layer._noise_depth = depth + 1  # type: ignore[assignment]
     try:
         with hooked({"": layer}, before=_draw_first, after=_adder(strengths, depth)):
             yield
     finally:
-        layer._noise_depth = depth
+        layer._noise_depth = depth  # type: ignore[assignment]
 
 
 def _draw_first(
-    _: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any]
+    _: str, layer: Any, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
     """Draw the assignment before the layer does, so that the noise can follow it."""
     given = dict(zip(("x", "assignment"), args, strict=False)) | kwargs
@@ -162,7 +162,7 @@ def _draw_first(
 def _adder(strengths: Mapping[int, float], depth: int) -> After:
     """Make the hook that adds the noise of the context that lies in so many others."""
 
-    def add(_: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> Tensor:
+    def add(_: str, layer: Any, args: tuple, kwargs: dict[str, Any], y: Tensor) -> Tensor:
         images = y if y.dim() == 4 else y[None]
         by_tile = images.new_zeros(layer.n_tiles + 1)  # the last is that of "tile" -1: none
         for tile, strength in strengths.items():
