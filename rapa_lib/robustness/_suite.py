@@ -67,7 +67,7 @@ class Attack(Checked):
     kind: str
     norm: str = choice(MISSING, NORMS)
     source: str = choice(MISSING, SOURCES)
-    epsilons: tuple[float, ...] = several((), budget, of="budgets", empty=True)
+    epsilons: Sequence[float] = several((), budget, of="budgets", empty=True)
     draws: int = integer(1, low=1)
     options: dict[str, Any] = field(default_factory=dict)
     restarts: int = integer(1, low=1)
@@ -85,7 +85,7 @@ class Attack(Checked):
 
     def make(self) -> foolbox.attacks.base.Attack:
         """Make foolbox's attack."""
-        kind = getattr(foolbox.attacks, self.kind, None)
+        kind: Any = getattr(foolbox.attacks, self.kind, None)
         known = isinstance(kind, type) and issubclass(kind, foolbox.attacks.base.Attack)
         if not known or inspect.isabstract(kind):
             raise ValueError(f"attack: foolbox {foolbox.__version__} has none called {self.kind!r}")

@@ -230,7 +230,7 @@ class AdversarialRobustness(Experiment[Trained]):
     def _row(
         self, attack: Attack, epsilon: float | None, outcome: Outcome, clean: Tensor
     ) -> dict[str, Any]:
-        low, high = share_interval(outcome.correct)
+        low, high = share_interval(outcome.correct.tolist())
         return {
             "level": attack.level,
             "attack": attack.name,

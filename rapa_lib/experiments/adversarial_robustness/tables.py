@@ -134,7 +134,7 @@ def over_images(rows: pd.DataFrame) -> Interval:
 
 def share_over_images(correct: np.ndarray) -> Interval:
     """Mean of shares (seeds, images) with an interval that never collapses at 0 or 1."""
-    mean, low, high = crossed_interval(correct)
+    mean, low, high = crossed_interval(correct.tolist())
     floor, ceiling = share_interval(correct.mean(0))
     return mean, max(0.0, min(low, floor)), min(1.0, max(high, ceiling))
 
@@ -300,7 +300,9 @@ def differences(rows: pd.DataFrame, focus: float) -> dict[str, dict[str, Interva
     for label in label_order(here):
         if label == references[0]:
             continue
-        pairs = {"clean": tuple(clean_correct(rows, one) for one in (label, references[0]))}
+        pairs: dict[str, Any] = {
+            "clean": tuple(clean_correct(rows, one) for one in (label, references[0]))
+        }
         for level in LEVELS:
             at = here[here["level"] == level]
             pairs[level] = tuple(

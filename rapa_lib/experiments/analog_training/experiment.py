@@ -180,7 +180,8 @@ class AnalogTraining(Experiment[Dataset]):
         """The row of one training, and those of its network read with growing noise."""
         recipe, tiles = self.recipe_of(cell.tiling), self.tiles(cell.imperfection, cell.value)
         recipe.use_threads()
-        network, clipped = recipe.build(data), 0
+        network: nn.Module = recipe.build(data)
+        clipped = 0
         if cell.method != "digital":
             placed = tiles.hardware_aware() if cell.method == "hardware_aware" else tiles
             network, clipped = self._on_tiles(network, placed)

@@ -22,7 +22,7 @@ from rapa_lib.experiments.analog_training.tables import (
 )
 from rapa_lib.experiments.plots import STYLE, WIDTH, joined, set_title, tiling_order
 
-_DASHES = {"digital": ":", "hardware_aware": "--", "analog": "-"}
+_DASHES: Mapping[str, Any] = {"digital": ":", "hardware_aware": "--", "analog": "-"}
 _MARKERS = "os^DvPX*"  # what tells networks apart in grey
 
 Looks = Mapping[str, Mapping[str, Any]]

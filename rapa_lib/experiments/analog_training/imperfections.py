@@ -15,7 +15,7 @@ BASELINE = "baseline"
 _MORE_BITS = 2
 
 
-def _periphery(config: TileConfig, **changes: float) -> TileConfig:
+def _periphery(config: TileConfig, **changes: Any) -> TileConfig:
     return replace(
         config,
         forward=replace(config.forward, **changes),
@@ -23,7 +23,7 @@ def _periphery(config: TileConfig, **changes: float) -> TileConfig:
     )
 
 
-def _device(config: TileConfig, **changes: float) -> TileConfig:
+def _device(config: TileConfig, **changes: Any) -> TileConfig:
     if isinstance(config.device, IdealDevice):
         raise ValueError(f"imperfections: preset has ideal devices, without {', '.join(changes)}")
     return replace(config, device=replace(config.device, **changes))
