@@ -8,7 +8,7 @@
 #   make test                         all tests
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
 #   make lab                          JupyterLab
-#   make lint                         ruff, notebooks too
+#   make lint                         ruff, notebooks too, and the type checker
 
 STUDY ?= quick
 DATA ?=
@@ -43,6 +43,7 @@ lab: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 install: .venv/installed
 

@@ -150,7 +150,9 @@ def count(
     return Counts(*counts)
 
 
-def _call(name: str, layer, parameters: ctypes.Structure, *tensors: Tensor | None) -> None:
+def _call(
+    name: str, layer: ctypes.Structure, parameters: ctypes.Structure, *tensors: Tensor | None
+) -> None:
     function = getattr(compiled._library(_SOURCE), f"rapa_{name}")
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
     if not function(ctypes.byref(layer), ctypes.byref(parameters), *pointers):

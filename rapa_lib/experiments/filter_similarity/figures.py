@@ -101,7 +101,7 @@ def _draw_similarity(
             baseline.index, baseline.astype(float), color=look["color"], linestyle=":", linewidth=1
         )
     axes.set_ylim(-0.12, 1.05)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # a MaxNLocator
 
 
 def tiles_figure(table: pd.DataFrame) -> Figure:
@@ -175,7 +175,7 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
         handles = [
             Line2D([], [], label=layer_text(layer), **look | none) for layer, look in looks.items()
         ]
-        grey = {"color": _GREY, "marker": "o", **none}
+        grey: dict[str, Any] = {"color": _GREY, "marker": "o", **none}
         handles += [
             Line2D([], [], label=f"{start} start", markerfacecolor="none" if i else _GREY, **grey)
             for i, start in enumerate(starts)
@@ -206,7 +206,7 @@ def _draw_penalties(axes: Axes, points: pd.DataFrame, look: Mapping[str, Any]) -
     sign = np.sign(points["predicted"])
     axes.errorbar(
         points["predicted"].abs(), sign * points["measured"], yerr=2 * points["measured_error"],
-        elinewidth=1, alpha=0.8, **look | {"linestyle": "none"},
+        elinewidth=1, alpha=0.8, **{**look, "linestyle": "none"},
     )  # fmt: skip
 
 
