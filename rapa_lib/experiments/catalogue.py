@@ -94,8 +94,13 @@ _ENTRIES = (
         "acceleration",
         "Acceleration",
         needs="nothing",
-        tables=("acceleration",),
-        figures=("acceleration", "acceleration_layers", "acceleration_pareto"),
+        tables=("acceleration", "acceleration_costs", "acceleration_bandwidth"),
+        figures=(
+            "acceleration",
+            "acceleration_layers",
+            "acceleration_pareto",
+            "acceleration_bandwidth",
+        ),
     ),
     Entry(
         "tiles_accuracy",
