@@ -57,9 +57,9 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "",
             "![speed-up against cross-points](acceleration_pareto.png)",
             "",
-            "What digital logic must move limits the tiles that are worth having: the number of tiles "
-            "up to which the speed-up stays proportional, against the values per second that it "
-            "moves. The model and its constants, most of them assumptions: docs/run_time.md.",
+            "What digital logic must move limits the tiles that are worth having: the number of "
+            "tiles up to which the speed-up stays proportional, against the values per second that "
+            "it moves. The model and its constants, most of them assumptions: docs/run_time.md.",
             "",
             "![tiles with proportional speed-up against bandwidth](acceleration_bandwidth.png)",
         ],
