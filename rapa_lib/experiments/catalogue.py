@@ -66,6 +66,13 @@ _ENTRIES = (
         ),
     ),
     Entry(
+        "fault_tolerance",
+        "Broken tiles",
+        needs="network",
+        tables=("fault_tolerance", "fault_tolerance_repairs"),
+        figures=("fault_tolerance",),
+    ),
+    Entry(
         "adversarial_robustness",
         "Adversarial robustness",
         needs="network",
@@ -82,13 +89,6 @@ _ENTRIES = (
         needs="data",
         tables=("analog_training", "analog_training_inference"),
         figures=("analog_training", "analog_training_imperfections"),
-    ),
-    Entry(
-        "fault_tolerance",
-        "Broken tiles",
-        needs="network",
-        tables=("fault_tolerance", "fault_tolerance_repairs"),
-        figures=("fault_tolerance",),
     ),
     Entry(
         "acceleration",
