@@ -8,7 +8,7 @@ import numpy as np
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """P values corrected by Holm: at a level α the chance of any false rejection is at most α.
 
-    Source: S. Holm, Scand. J. Stat. 6, 65 (1979): the k-th smallest of m is multiplied by m − k + 1.
+    Source: S. Holm, Scand. J. Stat. 6, 65 (1979): of m, the k-th smallest × (m − k + 1).
 
     Args:
         p_values: (…, tests); NaN is no test, and stays NaN.
