@@ -86,7 +86,7 @@ def measure(
     table = tables[endpoint.table]
     mine = select(table, endpoint.of)
     if len(mine) == 0:
-        return [], f"{endpoint.table} has no rows of {endpoint.of.name}"
+        return [], f"{endpoint.table} has no rows with {_wanted(table, endpoint.of)}"
     columns = [name for name in table.settings if name not in endpoint.over]
     texts = pd.DataFrame(
         {name: table.text(name)[mine] for name in columns}, index=mine, dtype=object
@@ -184,35 +184,60 @@ def take(
         unit: _pooled(table, np.array(its), arm, endpoint) * endpoint.times
         for unit, its in sorted(of_unit.items())
     }
-    return _by_unit(pd.Series(numbers, dtype=float).dropna())
+    return _by_unit({unit: number for unit, number in numbers.items() if np.isfinite(number)})
 
 
-def _by_unit(numbers: pd.Series) -> Sample:
+def _by_unit(numbers: Mapping[tuple[float, str], float]) -> Sample:
     """A sample of numbers by seed and training subset.
 
     Every seed with its own subset: the seeds. Every seed on every subset: both factors. Several
     seeds on each of several subsets: the subsets' means, for a subset is one draw.
     """
-    if numbers.empty:
-        return Sample(numbers.to_numpy(), ())
-    seeds, subsets = (numbers.index.get_level_values(i) for i in (0, 1))
-    if subsets.nunique() == 1 or len(numbers) == seeds.nunique() == subsets.nunique():
-        return Sample(numbers.to_numpy(), tuple(seeds))
-    grid = numbers.unstack()
+    seeds, subsets = ({unit[i] for unit in numbers} for i in (0, 1))
+    if len(subsets) <= 1 or len(numbers) == len(seeds) == len(subsets):
+        return Sample(np.array(list(numbers.values())), tuple(seed for seed, _ in numbers))
+    grid = pd.Series(numbers).unstack()
     if grid.notna().all(axis=None) and len(grid) > 1:
         return Sample(grid.to_numpy(), tuple(grid.index), tuple(grid.columns))
-    means = numbers.groupby(level=1).mean()
-    return Sample(means.to_numpy(), tuple(means.index))
+    return Sample(grid.mean().to_numpy(), tuple(grid.columns))
+
+
+_PHRASES = {
+    "n_tiles": "{} tiles",
+    "tile_init": "{} start",
+    "tile_lr_power": "rate × n^{}",
+    "pooling": "{} pooling",
+    "normalisation": "{} normalisation",
+    "epochs": "{} epochs",
+    "layers": "layers: {}",
+    "layer_tiles": "of {} tiles",
+    "share": "share {}",
+}
+_ALONE = ("dataset", "layer", "network", "schedule", "activation", "method", "norm", "kind")
 
 
 def setting_text(name: str, value: str) -> str:
-    """A setting with its name, or by itself where it says what it is."""
+    """A setting in words."""
+    if not value:
+        return f"{name} not given"
     if name == "epsilon":
-        level = float(value or "nan") * 255
+        level = float(value) * 255
         return f"ε = {round(level)}/255" if abs(level - round(level)) < 1e-6 else f"ε = {value}"
-    if name in ("dataset", "layer", "network", "schedule", "activation", "method", "norm"):
-        return value or f"{name} not given"
-    return f"{name} {value or 'not given'}"
+    return _PHRASES.get(name, "{}" if name in _ALONE else f"{name} {{}}").format(value)
+
+
+def _wanted(table: Prepared, arm: Arm) -> str:
+    """What an arm's rows must have, as far as it is to be blamed that there are none."""
+    if arm.value not in table:
+        return f"a column {arm.value}"
+    shown = {
+        name: wanted for name, wanted in arm.where.items()
+        if wanted not in (FIRST, LAST) or name not in table
+    }  # fmt: skip
+    return ", ".join(
+        f"{name} {' or '.join(map(canonical, w)) if isinstance(w, list) else canonical(w)}"
+        for name, w in shown.items()
+    )
 
 
 def _measured(

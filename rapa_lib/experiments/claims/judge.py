@@ -41,11 +41,12 @@ def judge_claims(rules: Rules, tables: Mapping[str, pd.DataFrame]) -> pd.DataFra
     Returns:
         First of each claim the row of its primary endpoint in its primary setting, whose verdict is
         the claim's; then a row per other setting, rival and secondary endpoint. Columns: ``id``,
-        ``claim``, ``role`` (primary or secondary), ``endpoint``, ``against`` (one rival of
-        several), ``setting``, ``rule``, ``sesoi``, ``unit``, ``estimate``, ``low``, ``high``
-        (two-sided 95 % interval), ``seeds`` (per arm), ``method``, ``p`` (one-sided, that it
-        holds), ``p_corrected`` (Holm over primary endpoints, Benjamini–Hochberg over the others),
-        ``p_sign_flip``, ``verdict``, ``reason`` (and what would change it), ``figure``.
+        ``claim``, ``role`` (primary or secondary), ``endpoint``, ``against`` (one rival of several,
+        or which of them is the hardest to beat), ``setting``, ``rule``, ``sesoi``, ``unit``,
+        ``estimate``, ``low``, ``high`` (two-sided 95 % interval), ``seeds`` (per arm), ``method``,
+        ``p`` (one-sided, that it holds), ``p_corrected`` (Holm over primary endpoints,
+        Benjamini–Hochberg over the others), ``p_sign_flip``, ``verdict``, ``reason`` (and what
+        would change it), ``figure``.
     """
     needed = {e.table for c in rules.claims for e in (c.primary, *c.secondary)}
     needed |= {gate.table for gate in rules.gates.values()}
@@ -117,7 +118,8 @@ def _endpoint_rows(
         here = common | {"setting": measured.setting, "gate": gate}
         first = role if i == 0 else SECONDARY
         missing = ", ".join(measured.missing) if len(endpoint.minus) > 1 else ""
-        rows.append(_row(here | {"role": first, "missing": missing}, whole))
+        against = f"hardest: {whole.rival}" if len(each) > 1 else ""
+        rows.append(_row(here | {"role": first, "missing": missing, "against": against}, whole))
         if len(each) > 1 and i == 0:
             rows += [_row(here | {"role": SECONDARY, "against": e.rival}, e) for e in each]
     return rows

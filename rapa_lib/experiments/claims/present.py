@@ -134,7 +134,8 @@ _TEXTS = ("against", "setting", "unit", "method", "seeds", "reason", "figure")
 
 def _number(value: float) -> str:
     size = abs(value)
-    return f"{value:.3f}" if size < 0.0995 else f"{value:.2f}" if size < 9.995 else f"{value:.1f}"
+    digits = 3 if size < 0.0995 else 2 if size < 9.995 else 1
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def _p(value: float) -> str:
@@ -143,7 +144,8 @@ def _p(value: float) -> str:
 
 def _details(row: Mapping[str, Any]) -> str:
     """How the number was made: seeds, method, p values."""
-    parts = [f"{row['seeds']} seeds per arm"] if row["seeds"] else []
+    seeds = row["seeds"] if isinstance(row["seeds"], str) else f"{row['seeds']:g}"
+    parts = [f"{seeds} seeds per arm"] if seeds else []
     parts += [METHODS[row["method"]]] if row["method"] else []
     if not math.isnan(row["p"]):
         parts.append(f"one-sided p {_p(row['p'])}")
@@ -155,12 +157,15 @@ def _details(row: Mapping[str, Any]) -> str:
 
 
 def _words(row: Mapping[str, Any]) -> str:
+    if row["against"].startswith("hardest"):
+        return f"{row['endpoint']}; {row['against']}"
     return f"{row['endpoint']}: against {row['against']}" if row["against"] else row["endpoint"]
 
 
 def _shown_as(row: Mapping[str, Any]) -> str:
-    """An endpoint in words, with its setting."""
-    return f"{_words(row)} ({row['setting']})" if row["setting"] else _words(row)
+    """An endpoint in words, with its setting and what the claim says of it."""
+    setting = f" ({row['setting']})" if row["setting"] else ""
+    return f"{_words(row)}{setting}; claimed: {row['rule']}"
 
 
 def _in_setting(row: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ class Prepared:
             for name in parameters:
                 frame[name] = _filled(frame, name)
         self.frame = frame
-        known = {*SETTINGS, *parameters} - set(NO_SETTINGS)
+        known = {*SETTINGS, *KNOBS, *parameters} - set(NO_SETTINGS)
         self.settings = [name for name in frame if name in known]
 
     def __contains__(self, name: str) -> bool:
