@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,9 @@ class Sample:
     across: tuple[Any, ...] = ()
 
 
+NO_SAMPLE = Sample(np.empty(0), ())
+
+
 @dataclass(frozen=True)
 class Measured:
     """An endpoint as one setting has it.
@@ -55,8 +58,8 @@ class Measured:
 
     setting: str
     key: Mapping[str, str]
-    of: Sample | None = None
-    minus: Mapping[str, Sample] | None = None
+    of: Sample = NO_SAMPLE
+    minus: Mapping[str, Sample] = field(default_factory=dict)
     beyond: tuple[Sample, ...] = ()
     missing: tuple[str, ...] = ()
     exact: float | None = None
@@ -104,7 +107,7 @@ def measure(
         one = _measured(endpoint, table, columns, key, words)
         lacking |= set(one.missing)
         complete = one.minus or not endpoint.minus
-        if one.of is not None and complete and len(one.beyond) == len(endpoint.beyond):
+        if one.of.seeds and complete and len(one.beyond) == len(endpoint.beyond):
             found.append(one)
     if not found:
         return [], f"{endpoint.table} has no rows of {', '.join(sorted(lacking))} to compare with"
@@ -256,7 +259,7 @@ def _measured(
     return Measured(
         words,
         key,
-        of,
+        of or NO_SAMPLE,
         {name: one for name, one in rivals.items() if one is not None},
         tuple(one for one in beyond if one is not None),
         tuple(dict.fromkeys(name for name, one in arms if one is None)),
@@ -323,4 +326,4 @@ def _rank(one: Measured, prefer: Mapping[str, Sequence[Any]]) -> tuple[int, ...]
         order = [canonical(value) for value in values]
         text = one.key.get(name, NOT_GIVEN)
         places.append(order.index(text) if text in order else len(order))
-    return (*places, -len(one.of.seeds) if one.of else 0)
+    return (*places, -len(one.of.seeds))

@@ -61,7 +61,7 @@ def p_values(
         low, high = endpoint.within
         outside = np.minimum(found.p_below(low), found.p_above(high))
         return found.p_within(low, high), math.nan, np.minimum(1.0, 2 * outside)
-    sesoi = endpoint.sesoi
+    sesoi = endpoint.sesoi or math.nan  # rules of these kinds have one
     if endpoint.expects == "no_more":
         return found.p_below(sesoi), math.nan, found.p_above(sesoi)
     equal = found.p_within(-sesoi, sesoi)
@@ -73,17 +73,15 @@ def p_values(
 def weigh(endpoint: Endpoint, measured: Measured, min_seeds: int) -> list[Evidence]:
     """The evidence of a setting, one entry per rival that was run; one without rivals."""
     if measured.exact is not None:
-        holds = measured.exact >= endpoint.bound
+        holds = endpoint.bound is not None and measured.exact >= endpoint.bound
         exact = Evidence(estimate=measured.exact, low=measured.exact, high=measured.exact)
         return [replace(exact, method="exact", p_holds=float(not holds), p_refuted=float(holds))]
     if not endpoint.minus:
         return [_one(endpoint, "", [measured.of], (1,), min_seeds)]
     found = []
     for name, rival in measured.minus.items():
-        arms, weights = [measured.of, rival], (1, -1)
-        if measured.beyond:
-            arms, weights = [*arms, *measured.beyond], (1, -1, -1, 1)
-        found.append(_one(endpoint, name, arms, weights, min_seeds))
+        arms = [measured.of, rival, *measured.beyond]
+        found.append(_one(endpoint, name, arms, (1, -1, -1, 1)[: len(arms)], min_seeds))
     return found
 
 
@@ -98,7 +96,7 @@ def combined(endpoint: Endpoint, measured: Measured, each: Sequence[Evidence]) -
     if problems:
         worst = max(each, key=lambda one: _against(endpoint, one))
         return replace(worst, problem=problems[0])
-    worst = max(each, key=lambda one: (round(one.p_holds, 3), _against(endpoint, one)))
+    worst = max(each, key=lambda one: (min(one.p_holds, 0.5), _against(endpoint, one)))
     refuted = min(1.0, len(each) * min(one.p_refuted for one in each))
     equal = max(one.p_equal for one in each)
     missing = [name for name in measured.missing if endpoint.minus]
@@ -166,5 +164,5 @@ def _sign_flip(endpoint: Endpoint, arms: list[Sample], weights: Sequence[int]) -
         return math.nan
     shared = _paired(arms)
     each = sum(weight * arm.values for weight, arm in zip(weights, shared, strict=True))
-    bound = endpoint.sesoi if endpoint.expects == "no_more" else 0.0
-    return sign_flip_p(each - bound, above=endpoint.expects == "greater")
+    bound = endpoint.sesoi if endpoint.expects == "no_more" else None
+    return sign_flip_p(each - (bound or 0.0), above=endpoint.expects == "greater")

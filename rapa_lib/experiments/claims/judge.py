@@ -1,7 +1,7 @@
 """Verdicts: one primary endpoint decides each claim, by corrected one-sided tests."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from rapa_lib.instruments.statistics import false_discovery, holm
 VERDICTS = (
     "holds", "equivalent", "does not hold", "undecided", "not testable here", "not measured",
 )  # fmt: skip
+QUESTION = {"equivalent": "p_equal", "does not hold": "p_refuted"}
+"""Which p a verdict rests on; all others are about whether the claim holds."""
+
 COLUMNS = (
     "id", "claim", "role", "endpoint", "against", "setting", "rule", "sesoi", "unit", "estimate",
     "low", "high", "seeds", "method", "p", "p_corrected", "p_sign_flip", "verdict", "reason",
@@ -44,9 +47,9 @@ def judge_claims(rules: Rules, tables: Mapping[str, pd.DataFrame]) -> pd.DataFra
         ``claim``, ``role`` (primary or secondary), ``endpoint``, ``against`` (one rival of several,
         or which of them is the hardest to beat), ``setting``, ``rule``, ``sesoi``, ``unit``,
         ``estimate``, ``low``, ``high`` (two-sided 95 % interval), ``seeds`` (per arm), ``method``,
-        ``p`` (one-sided, that it holds), ``p_corrected`` (Holm over primary endpoints,
-        Benjamini–Hochberg over the others), ``p_sign_flip``, ``verdict``, ``reason`` (and what
-        would change it), ``figure``.
+        ``p`` (one-sided, of what the verdict says; undecided: of "it holds"), ``p_corrected`` (Holm
+        over primary endpoints, Benjamini–Hochberg over the others), ``p_sign_flip`` (of "it
+        holds"), ``verdict``, ``reason`` (and what would change it), ``figure``.
     """
     needed = {e.table for c in rules.claims for e in (c.primary, *c.secondary)}
     needed |= {gate.table for gate in rules.gates.values()}
@@ -57,20 +60,27 @@ def judge_claims(rules: Rules, tables: Mapping[str, pd.DataFrame]) -> pd.DataFra
         for endpoint in claim.secondary:
             rows += _endpoint_rows(rules, claim, endpoint, SECONDARY, ready)
     for role, correct in ((PRIMARY, holm), (SECONDARY, false_discovery)):
-        family = [row for row in rows if row["role"] == role]
-        tested = [row for row in family if not row["verdict"]]
-        corrected = {
-            name: correct([getattr(row["evidence"], name) for row in tested])
-            for name in ("p_equal", "p_holds", "p_refuted")
-        }
-        verdicts = decide(**corrected, level=rules.level)
-        for i, row in enumerate(tested):
-            row["verdict"] = str(verdicts[i])
-            row["p_corrected"] = corrected["p_holds"][i]
-    for row in rows:
-        n_tests = sum(one["role"] == row["role"] and bool(one["method"]) for one in rows)
-        row["reason"] = reason_of(row, needed_seeds(row, rules.level / max(1, n_tests)))
+        _decide_family([row for row in rows if row["role"] == role], correct, rules.level)
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def _decide_family(
+    rows: list[dict[str, Any]], correct: Callable[[list[float]], np.ndarray], level: float
+) -> None:
+    """Fill in the verdicts that tests decide, corrected together, and the reasons of all."""
+    tested = [row for row in rows if not row["verdict"]]
+    corrected = {
+        name: correct([getattr(row["evidence"], name) for row in tested])
+        for name in ("p_equal", "p_holds", "p_refuted")
+    }
+    found = decide(**corrected, level=level)
+    for i, row in enumerate(tested):
+        row["verdict"] = str(found[i])
+        question = QUESTION.get(row["verdict"], "p_holds")
+        row["p"] = getattr(row["evidence"], question)
+        row["p_corrected"] = corrected[question][i]
+    for row in rows:
+        row["reason"] = reason_of(row, needed_seeds(row, level / max(1, len(tested))))
 
 
 def decide(
@@ -101,7 +111,7 @@ def _endpoint_rows(
         "id": claim.id, "claim": claim.claim, "role": role, "endpoint": endpoint.endpoint,
         "rule": endpoint.rule, "sesoi": endpoint.sesoi or math.nan, "unit": endpoint.unit,
         "figure": endpoint.figure, "against": "", "setting": "", "method": "", "seeds": "",
-        "expects": endpoint.expects,
+        "expects": endpoint.expects, "within": endpoint.within,
     }  # fmt: skip
     nothing = {"evidence": Evidence(), "verdict": "not measured"}
     try:
@@ -169,14 +179,15 @@ def _gate_number(
     table = tables[gate.table]
     if not gate.compared:
         return _gate_mean(table, gate.of, measured.key)
-    arms = [endpoint.of, *(one for one in endpoint.minus if one.name in (measured.minus or {}))]
-    means = []
+    arms = [endpoint.of, *(one for one in endpoint.minus if one.name in measured.minus)]
+    means: list[float] = []
     for arm in arms:
         where = dict(gate.of.where) | {"tiling": arm.where["tiling"]}
         own = Arm(gate.of.value, where, name=arm.name)
-        means.append(_gate_mean(table, own, measured.key))
-    if any(mean is None for mean in means):
-        return None
+        mean = _gate_mean(table, own, measured.key)
+        if mean is None:
+            return None
+        means.append(mean)
     return max(abs(mean - means[0]) for mean in means)
 
 

@@ -17,7 +17,7 @@ METHODS = {
     "pooled": "unpaired, variance pooled",
     "Welch": "unpaired, Welch",
     "paired": "paired by seed",
-    "one sample": "one sample",
+    "one sample": "one arm",
     "crossed": "over seeds and images",
     "exact": "exact, no seeds",
 }
@@ -148,11 +148,12 @@ def _details(row: Mapping[str, Any]) -> str:
     parts = [f"{seeds} seeds per arm"] if seeds else []
     parts += [METHODS[row["method"]]] if row["method"] else []
     if not math.isnan(row["p"]):
-        parts.append(f"one-sided p {_p(row['p'])}")
+        verdict = " of the verdict" if row["verdict"] in LOOK else ""
+        parts.append(f"one-sided p{verdict} {_p(row['p'])}")
     if not math.isnan(row["p_corrected"]):
         parts.append(f"corrected {_p(row['p_corrected'])}")
     if not math.isnan(row["p_sign_flip"]):
-        parts.append(f"by sign flips {_p(row['p_sign_flip'])}")
+        parts.append(f"that it holds, by sign flips {_p(row['p_sign_flip'])}")
     return ", ".join(parts)
 
 

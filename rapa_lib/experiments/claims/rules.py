@@ -150,7 +150,9 @@ class Gate(Checked):
 
     def passed(self, number: float) -> bool:
         """Whether the number lets an endpoint be tested."""
-        return number >= self.at_least if self.below is None else number < self.below
+        if self.at_least is not None:
+            return number >= self.at_least
+        return self.below is not None and number < self.below
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,10 @@ def reason_of(row: Mapping[str, Any], seeds: int | None) -> str:
         return f"A difference beyond ±{effect} in fresh seeds would change it."
     if row["expects"] == "at_least":
         return "Exact: other hardware, bandwidth or networks would change it."
+    if verdict == "holds" and row["expects"] == "alike":
+        return "A factor outside the bounds in fresh seeds would change it."
     if verdict == "holds":
-        bound = "0" if two_sided else row["rule"].removeprefix("below ") + unit
-        if row["expects"] == "alike":
-            return "A factor outside the bounds in fresh seeds would change it."
-        return f"Fresh seeds whose difference reaches {bound} would change it."
+        return f"Fresh seeds whose difference reaches {0 if two_sided else effect} would change it."
     if verdict == "does not hold":
         if two_sided:
             return (
@@ -69,8 +68,9 @@ def _undecided(row: Mapping[str, Any], seeds: int | None) -> str:
 
 def _margin(row: Mapping[str, Any], estimate: float) -> float:
     """How far an estimate is inside the most favourable region that a test asks about."""
-    if row["expects"] in ("alike", "at_least"):
-        return math.nan
+    if row["expects"] == "alike":
+        low, high = row["within"]
+        return abs(min(estimate - low, high - estimate))
     sesoi = row["sesoi"]
     if row["expects"] == "no_more":
         return abs(estimate - sesoi)

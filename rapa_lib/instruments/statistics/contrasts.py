@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rapa_lib._checks import check_real
 from rapa_lib.instruments.statistics.intervals import check_confidence
@@ -66,7 +67,7 @@ class Contrast:
 
 
 def contrast(
-    samples: Sequence[np.ndarray], weights: Sequence[float], *, paired: bool = False
+    samples: Sequence[ArrayLike], weights: Sequence[float], *, paired: bool = False
 ) -> Contrast:
     """Weighted sum of the means of independent arms, or of arms paired run by run.
 
@@ -84,22 +85,22 @@ def contrast(
         ValueError: if the arms do not fit together, or an arm has fewer than two runs.
     """
     arms = [np.asarray(sample, dtype=float) for sample in samples]
-    weights = check_samples(arms, weights)
+    factors = check_samples(arms, weights)
     if any(arm.shape[-1] < 2 for arm in arms):
         raise ValueError(f"samples: got {[a.shape[-1] for a in arms]} runs, expected at least two")
-    estimate = sum(w * arm.mean(-1) for w, arm in zip(weights, arms, strict=True))
+    estimate = sum(w * arm.mean(-1) for w, arm in zip(factors, arms, strict=True))
     if paired or len(arms) == 1:
         if len({arm.shape[-1] for arm in arms}) > 1:
             raise ValueError("samples: paired arms need the same number of runs")
-        each = sum(w * arm for w, arm in zip(weights, arms, strict=True))
+        each = np.stack([w * arm for w, arm in zip(factors, arms, strict=True)]).sum(0)
         runs = each.shape[-1]
         error = np.sqrt(each.var(-1, ddof=1) / runs)
         return Contrast(estimate, error, runs - 1, "paired" if len(arms) > 1 else "one sample")
     variances = [arm.var(-1, ddof=1) for arm in arms]
     runs = np.array([arm.shape[-1] for arm in arms])
     shared = sum((n - 1) * v for n, v in zip(runs, variances, strict=True)) / (runs - 1).sum()
-    pooled_error = np.sqrt(shared * (np.square(weights) / runs).sum())
-    parts = [w**2 * v / n for w, v, n in zip(weights, variances, runs, strict=True)]
+    pooled_error = np.sqrt(shared * (np.square(factors) / runs).sum())
+    parts = [w**2 * v / n for w, v, n in zip(factors, variances, runs, strict=True)]
     welch_error = np.sqrt(sum(parts))
     with np.errstate(divide="ignore", invalid="ignore"):  # no spread: no freedom, and not used
         squares = sum(part**2 / (n - 1) for part, n in zip(parts, runs, strict=True))
@@ -132,7 +133,7 @@ def equal_variances_p(samples: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(spread & np.isfinite(p), p, 1.0)[()]
 
 
-def sign_flip_p(differences: Sequence[float], *, above: bool = True) -> float:
+def sign_flip_p(differences: ArrayLike, *, above: bool = True) -> float:
     """Exact one-sided p that differences are symmetric about zero, by all choices of signs.
 
     Source: R. A. Fisher, The Design of Experiments (1935), section 21.

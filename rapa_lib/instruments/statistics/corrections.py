@@ -1,11 +1,10 @@
 """Families of tests: p values corrected for their number."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """P values corrected by Holm: at a level α the chance of any false rejection is at most α.
 
     Source: S. Holm, Scand. J. Stat. 6, 65 (1979): of m, the k-th smallest × (m − k + 1).
@@ -24,7 +23,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return corrected
 
 
-def false_discovery(p_values: Sequence[float]) -> np.ndarray:
+def false_discovery(p_values: ArrayLike) -> np.ndarray:
     """P values corrected by Benjamini and Hochberg; NaN is no test, and stays NaN.
 
     Source: Y. Benjamini, Y. Hochberg, J. R. Stat. Soc. B 57, 289 (1995), as SciPy has it.

@@ -4,14 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rapa_lib.instruments.statistics.contrasts import Contrast, check_samples
 from rapa_lib.instruments.statistics.intervals import check_confidence, mean_interval
 
 
-def crossed_interval(
-    values: Sequence[Sequence[float]], confidence: float = 0.95
-) -> tuple[float, float, float]:
+def crossed_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean over seeds and images, with an interval for other seeds and other images.
 
     Every seed's network answers to the same images. Seeds and images are random factors of a
@@ -30,17 +29,17 @@ def crossed_interval(
         ValueError: if the values are no table, or confidence is outside (0, 1).
     """
     confidence = check_confidence(confidence)
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"values: got shape {values.shape}, expected (seeds, images)")
-    mean = float(values.mean())
-    n_seeds, n_images = values.shape
+    table = np.asarray(values, dtype=float)
+    if table.ndim != 2 or table.size == 0:
+        raise ValueError(f"values: got shape {table.shape}, expected (seeds, images)")
+    mean = float(table.mean())
+    n_seeds, n_images = table.shape
     if n_images == 1 or n_seeds == 1:
-        return mean_interval(values.ravel(), confidence)
+        return mean_interval(table.ravel(), confidence)
     from scipy import stats
 
-    by_seed, by_image = values.mean(1), values.mean(0)
-    rest = values - by_seed[:, None] - by_image + mean
+    by_seed, by_image = table.mean(1), table.mean(0)
+    rest = table - by_seed[:, None] - by_image + mean
     freedoms = np.array([n_seeds - 1, n_images - 1, (n_seeds - 1) * (n_images - 1)])
     squares = np.array(
         [
@@ -54,13 +53,11 @@ def crossed_interval(
         freedom = max(1.0, variance**2 / float((squares**2 / freedoms).sum()))
     else:  # seeds differ by no more than chance: what is left is the images
         variance, freedom = squares[1], n_images - 1
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance / values.size))
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance / table.size))
     return mean, mean - half, mean + half
 
 
-def crossed_contrast(
-    samples: Sequence[Sequence[Sequence[float]]], weights: Sequence[float]
-) -> Contrast:
+def crossed_contrast(samples: Sequence[ArrayLike], weights: Sequence[float]) -> Contrast:
     """Weighted sum of arms' means over their own seeds and over images that all arms share.
 
     Seeds of different arms are independent; images (or training subsets) are the same for all, so
@@ -77,7 +74,7 @@ def crossed_contrast(
         ValueError: if the arms do not fit together, or an arm has fewer than two seeds or images.
     """
     arms = [np.asarray(sample, dtype=float) for sample in samples]
-    weights = check_samples(arms, weights, ndim=2)
+    factors = check_samples(arms, weights, ndim=2)
     n_images = arms[0].shape[1]
     if any(arm.shape[1] != n_images for arm in arms):
         raise ValueError(
@@ -85,10 +82,10 @@ def crossed_contrast(
         )
     if n_images < 2 or any(len(arm) < 2 for arm in arms):
         raise ValueError("samples: expected at least two seeds and two images per arm")
-    by_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms, strict=True))
+    by_image = np.stack([w * arm.mean(0) for w, arm in zip(factors, arms, strict=True)]).sum(0)
     parts, freedoms = [by_image.var(ddof=1) / n_images], [n_images - 1]
     rest_variance, rest_freedom = 0.0, 0
-    for weight, arm in zip(weights, arms, strict=True):
+    for weight, arm in zip(factors, arms, strict=True):
         n = len(arm)
         parts.append(weight**2 * arm.mean(1).var(ddof=1) / n)
         freedoms.append(n - 1)

@@ -1,14 +1,14 @@
 """Intervals of one sample: a mean over seeds, a share of images."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rapa_lib._checks import check_real
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean and its confidence interval by Student's t over independent runs.
 
     Args:
@@ -22,19 +22,19 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         ValueError: if there is no value, or confidence is outside (0, 1).
     """
     confidence = check_confidence(confidence)
-    values = np.asarray(values, dtype=float)
-    if values.size == 0:
+    sample = np.asarray(values, dtype=float)
+    if sample.size == 0:
         raise ValueError("values: got none, expected one number per run")
     from scipy import stats  # takes a second to import
 
-    mean = float(values.mean())
-    if values.size == 1:
+    mean = float(sample.mean())
+    if sample.size == 1:
         return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1) * stats.sem(values))
+    half = float(stats.t.ppf((1 + confidence) / 2, sample.size - 1) * stats.sem(sample))
     return mean, mean - half, mean + half
 
 
-def share_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def share_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's confidence interval of a mean of values in [0, 1].
 
     Source: E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927). It is of a binomial share; values
@@ -51,13 +51,13 @@ def share_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[f
         ValueError: if there is no value, or one outside [0, 1], or confidence is outside (0, 1).
     """
     confidence = check_confidence(confidence)
-    values = np.asarray(values, dtype=float)
-    if values.size == 0 or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"values: got {values}, expected numbers from 0 to 1")
+    sample = np.asarray(values, dtype=float)
+    if sample.size == 0 or not ((sample >= 0) & (sample <= 1)).all():
+        raise ValueError(f"values: got {sample}, expected numbers from 0 to 1")
     from scipy import stats
 
     z2 = stats.norm.ppf((1 + confidence) / 2) ** 2
-    n, mean = values.size, values.mean()
+    n, mean = sample.size, sample.mean()
     centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (mean * (1 - mean) + z2 / (4 * n)) / n) / (1 + z2 / n)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))

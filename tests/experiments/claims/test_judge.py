@@ -9,7 +9,7 @@ import pytest
 import yaml
 from planted import EQUAL, HOLDS, REFUTED, planted
 
-from rapa_lib.experiments.claims import judge_claims, read_claims, verdicts
+from rapa_lib.experiments.claims import VERDICTS, judge_claims, read_claims, verdicts
 from rapa_lib.experiments.claims.evidence import p_values
 from rapa_lib.experiments.claims.judge import decide
 from rapa_lib.instruments.statistics import contrast, holm
@@ -36,7 +36,8 @@ def test_a_study_that_shows_every_claim_holds_them_all():
     assert dict(zip(verdicts(judged)["id"], verdicts(judged)["verdict"], strict=True)) == (
         dict.fromkeys(CLAIMS, HOLDS)
     )
-    assert not judged["reason"].str.contains("the tables:").any()
+    assert set(judged["verdict"]) <= set(VERDICTS)
+    assert not judged["reason"].str.contains("The tables:").any()
     agreement = judged[judged["endpoint"].str.startswith("measured ÷ predicted")]
     assert (agreement["verdict"] == HOLDS).all()
     assert agreement["estimate"].iloc[0] == pytest.approx(1, abs=0.02)
@@ -234,3 +235,22 @@ def test_an_effect_of_two_sesoi_is_found_with_ten_seeds(capsys):
         print(f"\npower for 2 SESOI, 10 seeds, spread 1 SESOI: {power:.3f}", end=" ")
     assert power > 0.9
     assert (found == REFUTED).mean() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("study", "unmeasured"),
+    [("standard", {"C1", "C2a"}), ("mnist5k", {"C1", "C2a", "C2b", "C4", "C5", "C8", "N1"})],
+)
+def test_a_committed_study_is_judged_in_all_that_it_ran(study, unmeasured):
+    tables = {
+        path.stem: pd.read_csv(path, low_memory=False)
+        for path in (ROOT / "results" / study).glob("*.csv")
+    }
+    judged = judge_claims(RULES, tables)
+    primary = verdicts(judged)
+    assert set(primary[primary["verdict"] == "not measured"]["id"]) == unmeasured
+    assert not judged["reason"].str.startswith("The tables:").any()
+    if study == "standard":
+        kept = pd.read_csv(ROOT / "results/standard/claims.csv")
+        assert judged["verdict"].tolist() == kept["verdict"].tolist()
+        assert judged["estimate"].to_numpy() == pytest.approx(kept["estimate"], nan_ok=True)
