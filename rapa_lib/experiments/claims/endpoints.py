@@ -208,7 +208,6 @@ def _by_unit(numbers: Mapping[tuple[float, str], float]) -> Sample:
 _PHRASES = {
     "n_tiles": "{} tiles",
     "tile_init": "{} start",
-    "tile_lr_power": "rate × n^{}",
     "pooling": "{} pooling",
     "normalisation": "{} normalisation",
     "epochs": "{} epochs",
@@ -226,6 +225,10 @@ def setting_text(name: str, value: str) -> str:
     if name == "epsilon":
         level = float(value) * 255
         return f"ε = {round(level)}/255" if abs(level - round(level)) < 1e-6 else f"ε = {value}"
+    if name == "tile_lr_power":
+        return {"0": "rate as without tiles", "0.5": "rate × √n_tiles", "1": "rate × n_tiles"}.get(
+            value, f"rate × n_tiles^{value}"
+        )
     return _PHRASES.get(name, "{}" if name in _ALONE else f"{name} {{}}").format(value)
 
 

@@ -51,7 +51,7 @@ def endpoints_html(judged: pd.DataFrame) -> str:
     (first,), others = _rows(judged, primary=True), _rows(judged, primary=False)
     parts = [f"<p>{_badge(first['verdict'])} <b>{_linked(first)}</b>{_in_setting(first)}: "]
     if number := number_text(first):
-        parts.append(f"<b>{escape(number)}</b>; the claim is {escape(first['rule'])}")
+        parts.append(f"<b>{escape(number)}</b>; claimed: {escape(first['rule'])}")
         parts.append(f" ({escape(_details(first))})" if _details(first) else "")
         parts.append(". ")
     parts.append(f"{escape(first['reason'])}</p>")
@@ -59,14 +59,12 @@ def endpoints_html(judged: pd.DataFrame) -> str:
         body = [
             f"<tr><td>{_linked(row)}</td><td>{escape(row['setting'])}</td>"
             f"<td>{escape(number_text(row))}</td><td>{escape(row['rule'])}</td>"
-            f"<td>{escape(_p(row['p_corrected']))}</td><td>{_badge(row['verdict'])}</td>"
-            f"<td>{escape(row['reason'])}</td></tr>"
+            f"<td>{escape(_p(row['p_corrected']))}</td><td>{_badge(row['verdict'])}"
+            f'<div class="what">{escape(row["reason"])}</div></td></tr>'
             for row in others
         ]
-        names = [
-            "endpoint", "setting", "difference [95 % interval]", "claim", "corrected p", "verdict",
-            "why",
-        ]  # fmt: skip
+        names = ["endpoint", "setting", "difference [95 % interval]", "claimed", "corrected p"]
+        names.append("verdict, and what would change it")
         words = "other setting or secondary endpoint" if len(others) == 1 else (
             "other settings and secondary endpoints"
         )  # fmt: skip
@@ -147,6 +145,9 @@ def _details(row: Mapping[str, Any]) -> str:
     seeds = row["seeds"] if isinstance(row["seeds"], str) else f"{row['seeds']:g}"
     parts = [f"{seeds} seeds per arm"] if seeds else []
     parts += [METHODS[row["method"]]] if row["method"] else []
+    if not math.isnan(row["sesoi"]) and row["method"]:
+        unit = f" {row['unit']}" if row["unit"] else ""
+        parts.append(f"smallest effect of interest {row['sesoi']:g}{unit}")
     if not math.isnan(row["p"]):
         verdict = " of the verdict" if row["verdict"] in LOOK else ""
         parts.append(f"one-sided p{verdict} {_p(row['p'])}")

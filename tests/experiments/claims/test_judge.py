@@ -165,7 +165,7 @@ def test_the_primary_setting_is_the_preferred_one_and_others_are_shown():
     judged = judge_claims(RULES, tables)
     c3 = judged[(judged["id"] == "C3") & judged["endpoint"].eq("test error, random − none")]
     assert c3["role"].tolist() == ["primary", "secondary"]
-    assert c3["setting"].tolist() == ["rate × n^1", "rate × n^0.5"]
+    assert c3["setting"].tolist() == ["rate × n_tiles", "rate × √n_tiles"]
     assert c3["verdict"].tolist() == [HOLDS, REFUTED]
 
 
