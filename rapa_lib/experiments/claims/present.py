@@ -58,13 +58,12 @@ def endpoints_html(judged: pd.DataFrame) -> str:
     if others:
         body = [
             f"<tr><td>{_linked(row)}</td><td>{escape(row['setting'])}</td>"
-            f"<td>{escape(number_text(row))}</td><td>{escape(row['rule'])}</td>"
-            f"<td>{escape(_p(row['p_corrected']))}</td><td>{_badge(row['verdict'])}"
+            f"<td>{escape(number_text(row))}</td>{_labelled('claimed', row['rule'])}"
+            f"{_labelled('corrected p', _p(row['p_corrected']))}<td>{_badge(row['verdict'])}"
             f'<div class="what">{escape(row["reason"])}</div></td></tr>'
             for row in others
         ]
-        names = ["endpoint", "setting", "difference [95 % interval]", "claimed", "corrected p"]
-        names.append("verdict, and what would change it")
+        names = ["endpoint", "setting", "number [95 %]", "claimed", "corrected p", "verdict, why"]
         words = "other setting or secondary endpoint" if len(others) == 1 else (
             "other settings and secondary endpoints"
         )  # fmt: skip
@@ -176,6 +175,11 @@ def _in_setting(row: Mapping[str, Any]) -> str:
 
 def _badge(verdict: str) -> str:
     return f'<span class="verdict {LOOK.get(verdict, "open")}">{escape(verdict)}</span>'
+
+
+def _labelled(label: str, text: str) -> str:
+    """A cell that carries its column's name, where a narrow page has no header."""
+    return f'<td data-label="{label}">{escape(text)}</td>' if text else "<td></td>"
 
 
 def _linked(row: Mapping[str, Any]) -> str:
