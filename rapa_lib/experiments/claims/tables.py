@@ -41,7 +41,7 @@ class Prepared:
     """A table with the parameters of its runs as columns.
 
     A network on one tile that is a control for so many tiles counts as having them; a parameter
-    that a run of older code does not name is the one that all others of its tiling have.
+    that a run of older code does not name is the one that the tiling's other seeds have.
 
     Args:
         table: as collected; ``config``, where it has it, holds a run's parameters as JSON.
@@ -121,16 +121,20 @@ def _parameters(configs: pd.Series) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, name: str) -> pd.Series:
-    """A parameter, where runs do not name it, as all other runs of the tiling have it."""
+    """A parameter, where runs do not name it, as the runs of the tiling's other seeds have it.
+
+    Where runs of the same seed name it, to leave it out means something else: it is not given.
+    """
     column = frame[name]
     absent = column == _ABSENT
     if not absent.any():
         return column
     tilings = frame["tiling"] if "tiling" in frame else pd.Series("", frame.index)
+    seeds = frame["seed"] if "seed" in frame else pd.Series(0, frame.index)
     filled = column.where(~absent, NOT_GIVEN)
     for _, rows in frame.groupby(tilings):
-        here = column.loc[rows.index]
-        named = here[here != _ABSENT].unique()
-        if len(named) == 1:
+        without = absent.loc[rows.index]
+        named, its_seeds = column.loc[rows.index][~without].unique(), seeds.loc[rows.index]
+        if len(named) == 1 and set(its_seeds[without]).isdisjoint(its_seeds[~without]):
             filled.loc[rows.index] = named[0]
     return filled

@@ -154,6 +154,13 @@ def test_a_parameter_that_older_records_do_not_name_is_the_one_of_the_others():
     assert len(found(pd.concat([null, new]))) == 2  # none is a value, too
 
 
+def test_a_parameter_that_is_left_out_beside_runs_of_the_same_seed_is_not_given():
+    plain = configured(frame(none=NONE, random=RANDOM), momentum=0.9)
+    dropped = configured(frame(none=RANDOM), momentum=0.9, blur=2)
+    (one,) = found(pd.concat([plain, dropped]))
+    assert one.minus["none"].values.tolist() == NONE
+
+
 def test_noise_is_no_setting_of_tilings_without_it():
     table = configured(frame(none=NONE, random=RANDOM), noise=None)
     table.loc[1::2, "config"] = json.dumps({"noise": [0.9, 0.9, 0]})
