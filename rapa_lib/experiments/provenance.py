@@ -6,6 +6,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
+RULES_VARIABLE = "RAPA_RULES_SHA256"
+"""The environment variable in which a study hands a run the hash of its rules."""
+
 
 def rules_hash(path: str | Path) -> str:
     """SHA-256 of a rules file's content, in hexadecimal digits."""

@@ -16,8 +16,8 @@ SETTINGS = (
 """Columns that may tell two rows of one seed apart, beside every parameter in ``config``."""
 
 NO_SETTINGS = (
-    "seed", "device", "threads", "draws", "similarity_every", "penalty_every", "eval_every",
-    "data_root", "tiling", "subset",
+    "seed", "device", "threads", "draws", "similarity_every", "penalty_every", "pull_every",
+    "eval_every", "data_root", "tiling", "subset",
 )  # fmt: skip
 """Parameters of runs that say nothing of the setting."""
 
