@@ -6,6 +6,7 @@
 #   make study PROFILE=slurm          its runs as jobs of a Slurm cluster (profiles/)
 #   make test                         all tests
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
+#   make test-fuzz                    ten minutes of random calls of the products under sanitizers
 #   make lab                          JupyterLab
 #   make lint                         ruff, notebooks too
 
@@ -19,7 +20,7 @@ WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
-.PHONY: study test test-slurm lab lint install
+.PHONY: study test test-slurm test-fuzz lab lint install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -31,6 +32,9 @@ test: .venv/installed
 
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm tests/test_slurm.py $(PYTEST_ARGS)
+
+test-fuzz: .venv/installed
+	$(BIN)/python -m pytest -m fuzz tests/layers/products/test_fuzz.py $(PYTEST_ARGS)
 
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab $(LAB_ARGS)

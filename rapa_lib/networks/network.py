@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rapa_lib._checks import check_choice, check_int, check_real, check_sequence
+from rapa_lib._checks import check_choice, check_int, check_memory, check_real, check_sequence
 from rapa_lib.layers.conv import TILE_INITS, RapaConv2d
 from rapa_lib.layers.noisy import NoisyConv2d
 from rapa_lib.layers.perforated import PerforatedConv2d
@@ -127,6 +127,7 @@ class RapaConvNet(nn.Module):
             channels = _enlarge(channels, n_tiles, in_channels, n_classes, kernel_sizes, sizes[-1])
         self.channels = channels
         self.n_tiles = (1,) * len(channels) if tiling in _ONE_TILE else n_tiles
+        _check_room(channels, kernel_sizes, self.n_tiles, in_channels, n_classes, sizes)
         noise = noise if tiling == "noisy" else (0.0,) * len(channels)
         blocks = []
         for fan_in, fan_out, kernel_size, count, strength in zip(
@@ -168,6 +169,22 @@ def check_shape(
     if tiling == "noisy" and len(noise) != len(channels):
         raise ValueError(f"noise: got {noise}, expected {len(channels)} numbers")
     return channels, kernel_sizes, n_tiles, noise
+
+
+def _check_room(channels, kernel_sizes, n_tiles, in_channels, n_classes, sizes) -> None:
+    """Raise ValueError if the parameters and one image do not fit into the memory of a CPU."""
+    if torch.empty(0).device.type != "cpu":
+        return
+    numbers, fan_in = 0, in_channels
+    for fan_out, kernel, tiles, (height, width) in zip(
+        channels, kernel_sizes, n_tiles, sizes[:-1], strict=True
+    ):
+        numbers += tiles * fan_out * (fan_in * kernel**2 + 1) + fan_out * height * width
+        fan_in = fan_out
+    (height, width), last = sizes[0], fan_in * sizes[-1][0] * sizes[-1][1]
+    numbers += in_channels * height * width + (last + 1) * n_classes
+    what = f"the parameters and one image of {height} × {width} pixels"
+    check_memory("image_size, channels, n_tiles", 4 * numbers, what)
 
 
 def count_parameters(model: nn.Module) -> int:
