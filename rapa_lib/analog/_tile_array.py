@@ -337,6 +337,11 @@ class AnalogTileArray(nn.Module):
         if checked != geometry:
             raise ValueError(f"geometry: got {geometry}, expected {checked}")
         if not self.is_ideal and {"x", "grad"} <= others.keys():  # an update moves the devices
+            steps = zip(self.weight.shape, self.weight.stride(), strict=True)
+            if any(n > 1 and step == 0 for n, step in steps):
+                raise ValueError(
+                    "weight: got an expanded tensor, expected a number for each device"
+                )
             for name, values in self.points()._asdict().items():
                 check_plain(name, values, 3)
                 check_fits(name, values, shape, ("weight", self.weight))

@@ -14,7 +14,7 @@ from torch import Tensor
 from rapa_lib._checks import check_memory
 from rapa_lib.layers.products.geometry import Geometry
 
-# Below this, a padded image is not compared with the memory that is there: asking takes 0.4 ms.
+# Below this, what is needed is not compared with the memory that is there: asking takes 0.4 ms.
 _ASK_BYTES = 2**28
 # Compiled products number the patches of an image by 32 bits.
 _MOST_PATCHES = 2**31 - 1
@@ -72,7 +72,13 @@ def check_product(
     sizes = {"channels": channels, "out_channels": out_channels, "n_tiles": n_tiles}
     _check_sizes(sizes, input_size, kernel, stride, padding, dilation, groups)
     geometry = Geometry.of(input_size, kernel, stride, padding, dilation)
-    _check_geometry(geometry, channels * some.element_size())
+    made = batch * out_channels * geometry.n_patches
+    if x is None:
+        made = batch * channels * math.prod(input_size)
+    elif weight is None:
+        made = n_tiles * out_channels * per_group * math.prod(kernel)
+    item, on_cpu = some.element_size(), some.device.type == "cpu"
+    _check_geometry(geometry, channels * item, made * item, on_cpu)
     check_fits("input", x, (batch, channels, *input_size), like)
     check_fits("weight", weight, (n_tiles, out_channels, per_group, *kernel), like)
     check_fits("bias", bias, (n_tiles, out_channels), like)
@@ -109,8 +115,8 @@ def _check_sizes(sizes, input_size, kernel, stride, padding, dilation, groups) -
         )
 
 
-def _check_geometry(geometry: Geometry, pixel_bytes: int) -> None:
-    """A patch at least, not too many, and a padded image that has room."""
+def _check_geometry(geometry: Geometry, pixel_bytes: int, made_bytes: int, on_cpu: bool) -> None:
+    """A patch at least, not too many, and room for padded images and for what is made."""
     if min(geometry.output) < 1:
         raise ValueError(
             f"input: {geometry.size[0]} × {geometry.size[1]} pixels, padding included, are fewer "
@@ -120,9 +126,10 @@ def _check_geometry(geometry: Geometry, pixel_bytes: int) -> None:
         raise ValueError(
             f"input: got {geometry.n_patches} patches an image, allowed: {_MOST_PATCHES}"
         )
-    needed = math.prod(geometry.size) * pixel_bytes
-    if needed > _ASK_BYTES:
-        check_memory("input", needed * torch.get_num_threads(), "padded images, one a thread,")
+    padded = math.prod(geometry.size) * pixel_bytes
+    if max(padded, made_bytes) > _ASK_BYTES and on_cpu:
+        needed = padded * torch.get_num_threads() + made_bytes
+        check_memory("input", needed, "the result, and a padded image for each thread,")
 
 
 def check_fits(name: str, tensor: Tensor | None, shape: tuple, like: tuple[str, Tensor]) -> None:

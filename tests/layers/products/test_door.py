@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rapa_lib import RapaConv2d
-from rapa_lib.analog import AnalogTileArray
+from rapa_lib.analog import AnalogTileArray, _compiled
 from rapa_lib.layers.products import compiled
 from rapa_lib.layers.products import operators as ops
 from rapa_lib.layers.products.gathered import Blocks
@@ -76,7 +76,9 @@ def test_derivatives_have_the_same_door():
 
 def test_a_padded_image_that_has_no_room_is_refused_with_numbers():
     pads, assignment = [10**7] * 4, torch.zeros(1, 1, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"input: padded images.* need [\d,.]+ GB"):
+    with pytest.raises(
+        ValueError, match=r"input: the result, and a padded image.* need [\d,.]+ GB"
+    ):
         ops.forward(
             torch.randn(1, 3, 8, 8), torch.randn(1, 4, 3, 1, 1), None, assignment, [10**8] * 2,
             pads, [1, 1], 1,
@@ -103,6 +105,11 @@ def test_a_tile_that_is_none_is_refused_where_values_are_not_looked_at():
     ("name", "value", "message"),
     [
         ("weight", parameter(1, 5, 7), "weight: got shape (1, 5, 7), expected (4, 5, 7)"),
+        (
+            "weight",
+            nn.Parameter(torch.zeros(1, 5, 7).expand(4, 5, 7)),
+            "weight: got an expanded tensor, expected a number for each device",
+        ),
         ("n_tiles", 8, "weight: got shape (4, 5, 7), expected (8, 5, 7)"),
         ("w_max", torch.zeros(4, 5, 6), "w_max: got shape (4, 5, 6), expected (4, 5, 7)"),
         ("w_min", torch.zeros(4, 5, 7).double(), "w_min: got torch.float64, but the weight is"),
@@ -127,6 +134,7 @@ def test_analog_tiles_take_weights_of_any_layout():
         torch.manual_seed(1)
         results.append((tiles(x, groups), tiles.backward(d, groups)))
         tiles.update(x, d, 0.1, groups)
-        results[-1] += (tiles.read(),)
+        if _compiled.serves(x):  # PyTorch draws in the order of the memory
+            results[-1] += (tiles.read(),)
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)

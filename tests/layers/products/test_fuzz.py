@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rapa_lib import RapaConv2d
-from rapa_lib.analog import AnalogTileArray, ConstantStepDevice, IOParameters, TileConfig
+from rapa_lib.analog import (
+    AnalogTileArray,
+    ConstantStepDevice,
+    IOParameters,
+    TileConfig,
+    _compiled,
+)
 from rapa_lib.layers.products import compiled
 from rapa_lib.layers.products import operators as ops
 
@@ -150,7 +156,7 @@ ATTRIBUTES = {
     "in_channels": st.integers(0, 9),
     "stride": st.tuples(st.integers(-1, 10**9), st.integers(0, 3)),
     "dilation": st.tuples(st.integers(-1, 3), st.integers(0, 10**9)),
-    "_pads": st.tuples(*[st.sampled_from([-1, 0, 1, 2, 10**9])] * 4),
+    "_pads": st.tuples(*[st.sampled_from([-1, 0, 1, 2, 40])] * 4),
 }
 
 
@@ -239,14 +245,15 @@ def test_whatever_comes_is_refused_or_right(path, check):
 def fuzz(seconds: float) -> None:
     """Check the properties again and again with fresh examples; run under the sanitizers."""
     assert compiled._library() is not None
+    assert _compiled.serves(torch.zeros(1))  # compiles, which is not to count
     began, rounds = time.monotonic(), 0
     while time.monotonic() - began < seconds:
         for check in PROPERTIES:
             torch.manual_seed(rounds)
-            fresh = settings(QUICK, derandomize=False, max_examples=100, phases=[Phase.generate])
+            fresh = settings(QUICK, derandomize=False, max_examples=10, phases=[Phase.generate])
             seed(rounds)(fresh(given(st.data())(check.hypothesis.inner_test)))()
         rounds += 1
-    print(rounds, "rounds of", 100 * len(PROPERTIES), "examples")
+    print(rounds, "rounds of", 10 * len(PROPERTIES), "examples")
 
 
 @pytest.mark.fuzz
