@@ -34,7 +34,7 @@ QUICK = settings(
     max_examples=25, deadline=None, database=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O1 -g"
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O1 -g1"
 OURS = (ValueError, TypeError)
 SIZES = st.sampled_from([1, 2, 3, 5, 8, 17])
 DTYPES = st.sampled_from([torch.float32, torch.float64])
