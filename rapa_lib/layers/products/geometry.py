@@ -24,6 +24,8 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, input_size, kernel, stride, padding, dilation) -> "Geometry":
+        if min(stride) < 1:
+            raise ValueError(f"stride: got {tuple(stride)}, allowed: numbers of at least 1")
         left, right, top, bottom = padding
         size = (input_size[0] + top + bottom, input_size[1] + left + right)
         output = tuple(
