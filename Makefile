@@ -9,7 +9,7 @@
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
 #   make test-fuzz                    ten minutes of random calls of the products under sanitizers
 #   make lab                          JupyterLab
-#   make lint                         ruff, notebooks too
+#   make lint                         ruff, notebooks too, and the type checker
 
 STUDY ?= quick
 DATA ?=
@@ -47,6 +47,7 @@ lab: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 install: .venv/installed
 

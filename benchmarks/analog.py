@@ -9,7 +9,7 @@ with SGD in its better memory format, and to the digital layers of the same tile
 between the quartiles. Each goal is that of the project, to ``Conv2d``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -57,8 +57,11 @@ def rows(repeats: int) -> list[dict]:
     return found
 
 
-def digital(tiles, memory_format=torch.channels_last) -> Callable[[], None]:
+def digital(
+    tiles: Sequence[int], memory_format: torch.memory_format = torch.channels_last
+) -> Callable[[], None]:
     """Steps of digital layers; one tile a layer is ``Conv2d``."""
+    layers: list[nn.Module]
     if tiles == ONE:
         layers = [nn.Conv2d(i, o, 5, padding=2) for i, o, _ in LAYERS]
     else:
@@ -70,7 +73,7 @@ def digital(tiles, memory_format=torch.channels_last) -> Callable[[], None]:
     return steps(network, torch.optim.SGD(network.parameters(), lr=0.01), memory_format)
 
 
-def analog(config: TileConfig, tiles) -> Callable[[], None]:
+def analog(config: TileConfig, tiles: Sequence[int]) -> Callable[[], None]:
     """Steps of analog layers."""
     network = nn.ModuleList(
         AnalogRapaConv2d(i, o, 5, padding=2, n_tiles=n, config=config)
@@ -79,7 +82,9 @@ def analog(config: TileConfig, tiles) -> Callable[[], None]:
     return steps(network, AnalogSGD(network, lr=0.01), torch.channels_last)
 
 
-def steps(network, optimizer, memory_format) -> Callable[[], None]:
+def steps(
+    network: nn.ModuleList, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format
+) -> Callable[[], None]:
     """Forward, backward and update of each layer, with inputs and errors of usual sizes."""
     torch.manual_seed(0)
     inputs, errors = [], []

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,8 @@ from rapa_lib.experiments.records import provenance, write_json
 from rapa_lib.training import InputScaling, TrainingStep, one_cycle_sgd
 
 LAYERS = ((3, 32, 32), (32, 32, 16), (32, 64, 8))  # channels in, channels out, height = width
+Work = Callable[[], object]
+
 FEW, MANY = (16, 4, 1), (1024, 256, 64)
 
 
@@ -115,12 +117,20 @@ def gpu_rows(repeats: int) -> list[dict]:
         torch.cuda.reset_peak_memory_stats()
         step()
         peaks.append(torch.cuda.max_memory_allocated() / 2**20)
-    rows.append(row(resnet, 2.0, *ratios(*([step] for step in steps), repeats)))
+    rows.append(row(resnet, 2.0, *ratios(steps[:1], steps[1:], repeats)))
     rows.append(row(f"GPU: peak memory of ResNet-18 (MB), plain {peaks[0]:.0f}", None, peaks[1]))
     return rows
 
 
-def three_layers(name, tiles, goal, device, batch, repeats, dtype=torch.float32) -> dict:
+def three_layers(
+    name: str,
+    tiles: Sequence[int],
+    goal: float,
+    device: torch.device,
+    batch: int,
+    repeats: int,
+    dtype: torch.dtype = torch.float32,
+) -> dict:
     """RAPA's three layers against Conv2d's, each of these in its better memory format."""
     plain = [
         faster(
@@ -137,11 +147,19 @@ def three_layers(name, tiles, goal, device, batch, repeats, dtype=torch.float32)
 
 
 def convolution(
-    fan_in, fan_out, size, n_tiles, device, batch, tiling="random",
-    dtype=torch.float32, memory_format=torch.channels_last,
-) -> Callable[[], None]:  # fmt: skip
+    fan_in: int,
+    fan_out: int,
+    size: int,
+    n_tiles: int,
+    device: torch.device,
+    batch: int,
+    tiling: str = "random",
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Work:
     """Forward and backward of one 5 × 5 convolution; n_tiles = 0 is Conv2d."""
     torch.manual_seed(0)
+    layer: nn.Module
     if n_tiles:
         layer = RapaConv2d(fan_in, fan_out, 5, padding=2, n_tiles=n_tiles, tiling=tiling)
     else:
@@ -172,7 +190,9 @@ def training_steps(tiling: str, n_steps: int = 3) -> Callable[[], None]:
     return steps
 
 
-def ratios(base: list, other: list, repeats: int) -> tuple[float, tuple[float, float], float]:
+def ratios(
+    base: Sequence[Work], other: Sequence[Work], repeats: int
+) -> tuple[float, tuple[float, float], float]:
     """Median and quartiles, over interleaved pairs, of the time of other over base; and its ms."""
     for work in (*base, *other):
         work()
@@ -185,15 +205,15 @@ def ratios(base: list, other: list, repeats: int) -> tuple[float, tuple[float, f
     return middle, (low, high), statistics.median(times)
 
 
-def faster(works) -> Callable[[], None]:
-    def best(work):
+def faster(works: Iterable[Work]) -> Work:
+    def best(work: Work) -> float:
         work()
         return min(seconds(work) for _ in range(5))
 
     return min(works, key=best)
 
 
-def seconds(work: Callable[[], None]) -> float:
+def seconds(work: Work) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -237,7 +257,13 @@ def extra_memory(layer: tuple[int, int, int], n_tiles: int, batch: int, hold: in
     return float(done.stdout)
 
 
-def row(name, goal, value=None, spread=None, milliseconds=None) -> dict:
+def row(
+    name: str,
+    goal: float | None,
+    value: float | None = None,
+    spread: tuple[float, float] | None = None,
+    milliseconds: float | None = None,
+) -> dict:
     return {"work": name, "goal": goal, "value": value, "spread": spread, "ms": milliseconds}
 
 

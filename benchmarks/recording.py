@@ -13,7 +13,8 @@ import statistics
 import time
 from dataclasses import replace
 
-from rapa_lib.experiments.accuracy.experiment import AccuracyRun
+from rapa_lib.data import Dataset
+from rapa_lib.experiments.accuracy.experiment import Accuracy
 
 GOAL = 1.1
 
@@ -24,9 +25,9 @@ def main() -> None:
     repeats = int(os.environ.get("RAPA_BENCHMARK_REPEATS", 5))
     arguments.add_argument("--repeats", type=int, default=repeats)
     options = arguments.parse_args()
-    recorded = AccuracyRun(epochs=6, similarity_every=1, penalty_every=3)
+    recorded = Accuracy.of(epochs=6, similarity_every=1, penalty_every=3)
     plain = replace(recorded, similarity_every=0, penalty_every=0)
-    data = recorded.load_data()
+    data = recorded.recipe.data.load()
     pairs = [[seconds(run, data) for run in (recorded, plain)] for _ in range(options.repeats)]
     ratios = [with_it / without for with_it, without in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -38,10 +39,9 @@ def main() -> None:
     )
 
 
-def seconds(run: AccuracyRun, data) -> float:
-    network = run.build_network(data)
+def seconds(run: Accuracy, data: Dataset) -> float:
     began = time.perf_counter()
-    run.train(network, data, progress=False)
+    run.train(data, progress=False)
     return time.perf_counter() - began
 
 

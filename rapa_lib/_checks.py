@@ -13,10 +13,11 @@ def check_int(name: str, value: Any, *, low: int, high: int | None = None) -> in
     """Return ``value`` as an int in [low, high]; raise TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: got {value!r}, expected an integer")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         allowed = f"at least {low}" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name}: got {value}, allowed: {allowed}")
-    return int(value)
+        raise ValueError(f"{name}: got {number}, allowed: {allowed}")
+    return number
 
 
 def check_real(

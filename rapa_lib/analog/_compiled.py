@@ -129,8 +129,8 @@ def update(
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
     where, laid_out = (x, pixels_of(d), assignment), matrices.contiguous()
-    points = (values.contiguous() for values in points)
-    _call("pulsed_update", layer, _Pulses.of(*pulses), *where, laid_out, *points)
+    devices = [values.contiguous() for values in points]
+    _call("pulsed_update", layer, _Pulses.of(*pulses), *where, laid_out, *devices)
     if laid_out is not matrices:
         matrices.copy_(laid_out)
 
@@ -156,7 +156,9 @@ def count(
     return Counts(*counts)
 
 
-def _call(name: str, layer, parameters: ctypes.Structure, *tensors: Tensor | None) -> None:
+def _call(
+    name: str, layer: ctypes.Structure, parameters: ctypes.Structure, *tensors: Tensor | None
+) -> None:
     function = getattr(compiled._library(_SOURCE), f"rapa_{name}")
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
     if not function(ctypes.byref(layer), ctypes.byref(parameters), *pointers):

@@ -7,7 +7,7 @@ IBM's aihwkit 1.2.0.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rapa_lib._checks import (
@@ -313,10 +313,10 @@ PRESETS = {"ideal": ideal, "rpu_baseline": rpu_baseline, "reram": reram}
 """Every preset by name."""
 
 
-def _make(kind: type, name: str, part: Mapping[str, Any]):
+def _make(kind: type, name: str, part: Mapping[str, Any]) -> Any:
     if not isinstance(part, Mapping):
         raise TypeError(f"{name}: got {part!r}, expected a mapping")
-    allowed = kind.__dataclass_fields__
+    allowed = [one.name for one in fields(kind)]
     if unknown := sorted(set(part) - set(allowed)):
         raise ValueError(f"{name}: got {unknown}, allowed: {', '.join(allowed) or 'nothing'}")
     return kind(**part)

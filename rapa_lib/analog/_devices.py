@@ -71,7 +71,7 @@ def move(weight: Tensor, counts: Counts, points: CrossPoints, device: ConstantSt
     """
     up, down = steps_at(weight, points, device)
     variance = (counts.up * up**2 + counts.down * down**2).mul_(device.dw_min_std**2)
-    if counts.up_var is not None:
+    if counts.up_var is not None and counts.down_var is not None:
         variance += counts.up_var * up**2 + counts.down_var * down**2
     if isinstance(device, SoftBoundsDevice):
         to_max = counts.up * _pull(points.step_up, points.w_max)

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,16 @@ from rapa_lib.networks.convert import _replace
 class _OnTiles(nn.Module):
     """What analog layers share: they know a digital layer's checkpoint when they see one."""
 
-    def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self,
+        state: dict[str, Any],
+        prefix: str,
+        metadata: dict[str, Any],
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
         if prefix + "weight" in state:
             errors.append(
                 f"{prefix.rstrip('.') or 'the layer'}: this is the checkpoint of a digital layer; "
@@ -52,18 +63,25 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
     """
 
     def __init__(
-        self, *args, config: TileConfig | None = None, seed: int | None = None, **kwargs
+        self, *args: Any, config: TileConfig | None = None, seed: int | None = None, **kwargs: Any
     ) -> None:
-        self._make = {"config": config, "seed": seed}  # for _register, which super() calls
+        self._make = (config, seed)  # for _register, which super() calls
         super().__init__(*args, **kwargs)
         del self._make
 
-    def _register(self, lead: tuple[int, ...], bias: bool, device, dtype) -> None:
+    def _register(
+        self,
+        lead: tuple[int, ...],
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         if self.groups != 1:
             raise ValueError(f"groups: got {self.groups}, allowed on analog tiles: 1")
         per_patch = math.prod(self.kernel_size) * self.in_channels
+        (n_tiles,), (config, seed) = lead, self._make
         self.tiles = AnalogTileArray(
-            *lead, per_patch, self.out_channels, device=device, dtype=dtype, **self._make
+            n_tiles, per_patch, self.out_channels, config, seed=seed, device=device, dtype=dtype
         )
         if bias:
             shape = (*lead, self.out_channels)
@@ -77,7 +95,7 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
         self.tiles.clip()
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]  # the parameter is the tiles' own
         """The kernels (n_tiles, out_channels, in_channels, height, width): a view of the tiles'."""
         return kernels_of(self.tiles.matrices.unflatten(1, (*self.kernel_size, self.in_channels)))
 
@@ -117,7 +135,7 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
             tiling=conv.tiling, tile_init=conv.tile_init, config=config, seed=seed,
         )  # fmt: skip
         layer.program(conv.weight.detach())
-        if conv.bias is not None:
+        if layer.bias is not None and conv.bias is not None:
             with torch.no_grad():
                 layer.bias.copy_(conv.bias)
         layer.assignment_seed = conv.assignment_seed
@@ -127,13 +145,15 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
     @classmethod
     def from_conv2d(
         cls, conv: nn.Conv2d, *, config: TileConfig | None = None, seed: int | None = None,
-        **tiling,
+        **tiling: Any,
     ) -> "AnalogRapaConv2d":  # fmt: skip
         """Replicate an ordinary convolution over tiles, as :meth:`RapaConv2d.from_conv2d` does."""
         digital = RapaConv2d.from_conv2d(conv, **tiling)
         return cls.from_digital(digital, TileConfig() if config is None else config, seed=seed)
 
-    def _convolve(self, x, weight, bias, assignment):
+    def _convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, assignment: Tensor | None
+    ) -> Tensor:
         if x.dtype != weight.dtype:
             raise TypeError(f"input: got {x.dtype}, but the layer's weight is {weight.dtype}")
         pads = self._pads
@@ -162,13 +182,15 @@ class AnalogLinear(_OnTiles):
         ValueError, TypeError: naming the argument.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
         bias: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         config: TileConfig | None = None,
         seed: int | None = None,
@@ -211,7 +233,7 @@ class AnalogLinear(_OnTiles):
             weight.device, weight.dtype, config=config, seed=seed,
         )  # fmt: skip
         layer.tiles.program(weight.detach()[None])
-        if linear.bias is not None:
+        if layer.bias is not None and linear.bias is not None:
             with torch.no_grad():
                 layer.bias.copy_(linear.bias)
         return layer.train(linear.training)
@@ -235,7 +257,15 @@ class _Product(torch.autograd.Function):
     """Forward and backward through tiles; the weight's part is left to pulses, or exact."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, tiles, assignment, geometry):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tiles: AnalogTileArray,
+        assignment: Tensor,
+        geometry: Geometry,
+    ) -> Tensor:
         ctx.tiles, ctx.geometry, ctx.input_size = tiles, geometry, x.shape[2:]
         ctx.save_for_backward(x, weight, assignment)
         if tiles.config.forward.is_perfect:
@@ -245,7 +275,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, assignment = ctx.saved_tensors
         tiles, geometry = ctx.tiles, ctx.geometry
         by_x = by_weight = by_bias = None
@@ -318,9 +348,9 @@ def convert_to_analog(
         raise TypeError(f"config: got {config!r}, expected a TileConfig")
     check_bool("inplace", inplace)
     seed = int(torch.randint(2**31, ())) if seed is None else check_int("seed", seed, low=0)
-    kinds = {
-        nn.Conv2d: AnalogRapaConv2d, RapaConv2d: AnalogRapaConv2d,
-        nn.Linear: AnalogLinear, AnalogLinear: AnalogLinear,
+    kinds: dict[type[nn.Module], Callable[..., nn.Module]] = {
+        nn.Conv2d: AnalogRapaConv2d.from_digital, RapaConv2d: AnalogRapaConv2d.from_digital,
+        nn.Linear: AnalogLinear.from_digital, AnalogLinear: AnalogLinear.from_digital,
     }  # fmt: skip
     found = [
         (name, layer)
@@ -339,7 +369,7 @@ def convert_to_analog(
     def convert(name: str, layer: nn.Module) -> nn.Module | None:
         if name not in number:
             return None
-        kind = next(analog for digital, analog in kinds.items() if isinstance(layer, digital))
-        return kind.from_digital(layer, config, seed=mix_seeds(seed, number[name]))
+        program = next(make for digital, make in kinds.items() if isinstance(layer, digital))
+        return program(layer, config, seed=mix_seeds(seed, number[name]))
 
     return _replace(model if inplace else copy.deepcopy(model), convert)

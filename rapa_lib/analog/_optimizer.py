@@ -1,7 +1,11 @@
 """SGD that writes analog weights by pulses."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
+from torch.optim.optimizer import ParamsT
 
 from rapa_lib.analog._tile_array import AnalogTileArray
 
@@ -25,7 +29,9 @@ class AnalogSGD(torch.optim.SGD):
         TypeError: if the model is none.
     """
 
-    def __init__(self, model: nn.Module, lr: float = 1e-3, *, params=None, **others) -> None:
+    def __init__(
+        self, model: nn.Module, lr: float = 1e-3, *, params: ParamsT | None = None, **others: Any
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
         super().__init__(model.parameters() if params is None else params, lr=lr, **others)
@@ -35,7 +41,7 @@ class AnalogSGD(torch.optim.SGD):
             if isinstance(layer, AnalogTileArray) and not layer.is_ideal
         }
 
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # of two overloads
         """Send the pulses, then take an ordinary step with the digital parameters."""
         loss = None
         if closure is not None:

@@ -59,7 +59,7 @@ def _scale(rows: Tensor, io: IOParameters) -> Tensor:
     return scale if io.noise_management == "abs_max" else torch.ones_like(scale)
 
 
-def _read(rows, matrices, io: IOParameters, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _read(rows: Tensor, matrices: Tensor, io: IOParameters, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs, and for each vector whether one of them went past its bound."""
     nonzero = scale > 0
     scale = torch.where(nonzero, scale, 1)

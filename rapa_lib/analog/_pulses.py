@@ -124,7 +124,7 @@ class Fast:
         return Counts(up, down, up * share, down * share)
 
 
-METHODS = {"exact": Exact, "fast": Fast}
+METHODS: dict[str, type[Exact] | type[Fast]] = {"exact": Exact, "fast": Fast}
 
 
 def _bits(probability: Tensor, n_slots: int) -> Tensor:

@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
 from rapa_lib.analog import _compiled, _products
-from rapa_lib.analog._config import IdealDevice, TileConfig
+from rapa_lib.analog._config import ConstantStepDevice, IdealDevice, TileConfig
 from rapa_lib.analog._devices import (
     CrossPoints,
     clip,
@@ -67,8 +68,8 @@ class AnalogTileArray(nn.Module):
         config: TileConfig | None = None,
         *,
         seed: int | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.n_tiles = check_int("n_tiles", n_tiles, low=1)
@@ -83,7 +84,7 @@ class AnalogTileArray(nn.Module):
             raise TypeError(f"dtype: got {matrices.dtype}, allowed: torch.float32, torch.float64")
         self.weight = nn.Parameter(matrices.transpose(1, 2))
         self._pending: list[tuple] = []
-        if self.is_ideal:
+        if isinstance(self.config.device, IdealDevice):
             return
         seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
         points = draw_devices(
@@ -228,12 +229,12 @@ class AnalogTileArray(nn.Module):
         lr = check_real("lr", lr, low=0)
         if lr == 0 or assignment.numel() == 0:
             return
-        if self.is_ideal:
+        update, device = self.config.update, self.config.device
+        if isinstance(device, IdealDevice):
             raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
         self._check(geometry, assignment, x=x, grad=d)
-        update, device = self.config.update, self.config.device
         if update.method == "sequential":
-            self._update_sequentially(x, d, assignment, geometry, lr)
+            self._update_sequentially(x, d, assignment, geometry, lr, device)
             return
         compiled = _compiled.serves_update(x, update)
         section = math.ceil(len(x) / n_sections(device))
@@ -243,22 +244,30 @@ class AnalogTileArray(nn.Module):
             some = slice(begin, begin + section)
             parts = (x[some], d[some], assignment[some], geometry)
             if not compiled:
-                self._move(self._count(*parts, lr))
+                self._move(self._count(*parts, lr, device), device)
                 continue
             ours = (*parts[:2], self.matrices.data, *parts[2:], (update, device, lr))
             if n_sections(device) == 1:
                 _compiled.update(*ours, self._points_of_matrices())
             else:
-                self._move(_compiled.count(*ours))
+                self._move(_compiled.count(*ours), device)
 
-    def _count(self, x, d, assignment, geometry, lr: float) -> Counts:
+    def _count(
+        self,
+        x: Tensor,
+        d: Tensor,
+        assignment: Tensor,
+        geometry: Geometry,
+        lr: float,
+        device: ConstantStepDevice,
+    ) -> Counts:
         """Count the pulses of some images, a few of them at a time."""
         sums = METHODS[self.config.update.method](self.matrices.data)
         for chunk in _products.chunks(assignment, self.matrices):
             blocks = Blocks.of(assignment[chunk], self.n_tiles)
             rows = _products.patch_rows(geometry, x[chunk], blocks)
             errors = blocks.take(pixels_of(d[chunk]).flatten(0, 2))
-            trains = Trains.of(rows, errors, lr, self.config.device.dw_min, self.config.update)
+            trains = Trains.of(rows, errors, lr, device.dw_min, self.config.update)
             sums.add(trains, blocks.tile)
         return sums.counts()
 
@@ -266,7 +275,7 @@ class AnalogTileArray(nn.Module):
         """The devices' parameters as the products take weights, (T, K, M), without a copy."""
         return CrossPoints(*(p.transpose(1, 2) for p in self.points()))
 
-    def _move(self, counts: Counts) -> None:
+    def _move(self, counts: Counts, device: ConstantStepDevice) -> None:
         size = self.in_features * self.out_features * self.weight.element_size()
         step = max(1, _MOVE_BYTES // size)
         points = self._points_of_matrices()
@@ -274,14 +283,22 @@ class AnalogTileArray(nn.Module):
             part = slice(begin, begin + step)
             move(
                 self.matrices.data[part],
-                Counts(*(None if c is None else c[part] for c in counts)),
+                Counts._make(None if c is None else c[part] for c in counts),
                 CrossPoints(*(p[part] for p in points)),
-                self.config.device,
+                device,
             )
 
-    def _update_sequentially(self, x, d, assignment, geometry, lr: float) -> None:
+    def _update_sequentially(
+        self,
+        x: Tensor,
+        d: Tensor,
+        assignment: Tensor,
+        geometry: Geometry,
+        lr: float,
+        device: ConstantStepDevice,
+    ) -> None:
         points = self._points_of_matrices()
-        make = (lr, self.config.device.dw_min, self.config.update)
+        make = (lr, device.dw_min, self.config.update)
         tile = assignment.flatten()
         # The n-th patch of every tile that has so many, for n = 0, 1, …
         order = tile.argsort(stable=True)
@@ -297,7 +314,7 @@ class AnalogTileArray(nn.Module):
             weight = self.matrices.data[some]
             trains = Trains.of(rows[patch, None], errors[patch, None], *make)
             chosen = CrossPoints(*(p[some] for p in points))
-            pulse_by_pulse(weight, trains, chosen, self.config.device)
+            pulse_by_pulse(weight, trains, chosen, device)
             self.matrices.data[some] = weight
 
     def remember(self, *pair: Tensor | Geometry) -> None:
@@ -315,7 +332,7 @@ class AnalogTileArray(nn.Module):
             self.update_patches(x, d, assignment, geometry, lr)
         self.forget()
 
-    def _check(self, geometry: Geometry, assignment: Tensor, **others) -> None:
+    def _check(self, geometry: Geometry, assignment: Tensor, **others: Any) -> None:
         """Check all that a product or an update is given, the tiles' own tensors included.
 
         ``others`` are arguments of :func:`check_product`. Parameters can be replaced and attributes
@@ -348,7 +365,7 @@ class AnalogTileArray(nn.Module):
                 check_plain(name, values, 3)
                 check_fits(name, values, shape, ("weight", self.weight))
 
-    def _groups(self, groups, vectors: Tensor, name: str, width: int) -> Tensor:
+    def _groups(self, groups: Tensor | None, vectors: Tensor, name: str, width: int) -> Tensor:
         """Groups as an assignment (P, 1), once vectors and groups are checked."""
         if vectors.dim() != 2 or vectors.shape[1] != width:
             raise ValueError(
@@ -369,7 +386,7 @@ class AnalogTileArray(nn.Module):
             )
         return groups[:, None]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a network hold no half-done training step.
         return super().__getstate__() | {"_pending": []}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ class Dataset:
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.cpu().contiguous().numpy())
+            digest.update(part.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -119,13 +120,14 @@ class Dataset:
             TypeError, ValueError: if n is not an integer in 1..(images there are).
         """
         check_int("seed", seed, low=0)
-        parts, taken = {}, []
+        parts: dict[str, Any] = {}
+        taken = []
         for stream, (split, n) in enumerate(zip(SPLITS, (n_train, n_test), strict=True)):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if n is None or check_int(f"n_{split}", n, low=1, high=len(labels)) == len(labels):
                 continue
-            kept = _draw_stratified(labels.cpu().numpy(), n, np.random.default_rng([seed, stream]))
-            kept = torch.from_numpy(kept).to(labels.device)
+            drawn = _draw_stratified(labels.cpu().numpy(), n, np.random.default_rng([seed, stream]))
+            kept = torch.from_numpy(drawn).to(labels.device)
             parts |= {f"{split}_images": images[kept], f"{split}_labels": labels[kept]}
             taken.append(f"{n:,} of {len(labels):,} {split}")
         return replace(self, name=f"{self.name} [{', '.join(taken)}]", **parts) if taken else self
@@ -168,14 +170,16 @@ def load_dataset(
     size = None
     if image_size is not None:
         pair = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-        size = tuple(check_int("image_size", pixels, low=1) for pixels in pair)
-        if len(size) != 2:
+        sides = [check_int("image_size", pixels, low=1) for pixels in pair]
+        if len(sides) != 2:
             raise ValueError(f"image_size: got {image_size!r}, allowed: pixels, or (height, width)")
+        size = (sides[0], sides[1])
 
     folder = Path(name_or_path).expanduser()
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         dataset = DATASETS[name_or_path](root, download)
-        dataset = dataset if size in (None, dataset.image_size) else _resize_dataset(dataset, size)
+        if size is not None and size != dataset.image_size:
+            dataset = _resize_dataset(dataset, size)
     elif folder.is_dir():
         dataset = _load_folder(folder, size)
     else:
@@ -195,16 +199,21 @@ def _load_mnist5k(root: str | Path | None, download: bool) -> Dataset:
         raise ValueError(f"{mnist.DATA_PATH}: expected 500 rows a digit, of 784 pixels and a label")
     # Ranked by a hash of their pixels, the digits get the same split and order everywhere, whatever
     # their order in the file and the version of any random generator.
-    rows = np.stack(sorted(rows, key=lambda row: hashlib.sha256(row[:-1].tobytes()).digest()))
+    ranked: list[np.ndarray] = sorted(rows, key=_hash_of_pixels)
+    rows = np.stack(ranked)
     labels = rows[:, -1].astype(np.int64)
     images = np.pad(rows[:, :-1].reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
     is_train = np.zeros(len(rows), bool)
     for digit in range(10):
         is_train[np.flatnonzero(labels == digit)[:400]] = True
-    parts = []
-    for kept in (is_train, ~is_train):
-        parts += [to_tensor(images[kept]), torch.from_numpy(labels[kept])]
-    return Dataset("MNIST (5,000 digits)", *parts, classes=tuple("0123456789"))
+    train, test = (
+        (to_tensor(images[kept]), torch.from_numpy(labels[kept])) for kept in (is_train, ~is_train)
+    )
+    return Dataset("MNIST (5,000 digits)", *train, *test, classes=tuple("0123456789"))
+
+
+def _hash_of_pixels(row: np.ndarray) -> bytes:
+    return hashlib.sha256(row[:-1].tobytes()).digest()
 
 
 def _load_torchvision(key: str, root: str | Path | None, download: bool) -> Dataset:
@@ -220,7 +229,7 @@ def _load_torchvision(key: str, root: str | Path | None, download: bool) -> Data
     if key == "fashionmnist" and (old := root / "FashionMNIST" / "processed").exists():
         raise ValueError(f"{old}: torchvision would unpickle what is there; delete it")
     cls = getattr(datasets, name.replace("-", ""))  # e.g. FashionMNIST
-    parts = []
+    parts = []  # images and labels of each split
     try:
         for split in SPLITS:
             which = {"split": split} if key == "svhn" else {"train": split == "train"}
@@ -228,9 +237,10 @@ def _load_torchvision(key: str, root: str | Path | None, download: bool) -> Data
             part = cls(root, download=download, **which)
             pixels = np.moveaxis(part.data, 1, 3) if key == "svhn" else np.asarray(part.data)
             labels = part.labels if key == "svhn" else part.targets
-            parts += [to_tensor(pixels), torch.as_tensor(labels)]
+            parts.append((to_tensor(pixels), torch.as_tensor(labels)))
         classes = tuple("0123456789") if key == "svhn" else tuple(part.classes)
-        return Dataset(_known_name(key, len(parts[0]), len(parts[2])), *parts, classes=classes)
+        label = _known_name(key, len(parts[0][1]), len(parts[1][1]))
+        return Dataset(label, *parts[0], *parts[1], classes=classes)
     except Exception as error:  # torchvision raises many kinds on damaged files
         kind = ValueError if root.is_dir() else FileNotFoundError
         way_out = "give another root, or download=True"
@@ -273,24 +283,27 @@ def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
     else:
         wanted = "train and test Parquet files, or train/<class> and test/<class>"
         raise ValueError(f"{folder}: expected {wanted}; found: {', '.join(found)}")
-    parts, encodings, resized = [], set(), False
+    parts: list[tuple[Tensor, Tensor]] = []  # images and labels of each split
+    encodings: set[tuple] = set()
+    resized = False
     for images in splits.values():
         pixels, tables, changed = decode(images, size)
-        parts += [pixels, torch.tensor([label for _, _, label in images])]
+        parts.append((pixels, torch.tensor([label for _, _, label in images])))
         encodings, resized = encodings | tables, resized or changed
-    if len(parts[1].unique()) < 2:
+    train, test = parts
+    if len(train[1].unique()) < 2:
         raise ValueError(f"{folder}: its training part has one class, allowed: two or more")
-    name = _known_name(folder.resolve().name, len(parts[0]), len(parts[2]))
-    for word in (jpeg_quality(encodings), "×".join(map(str, size)) if resized else ""):
+    name = _known_name(folder.resolve().name, len(train[1]), len(test[1]))
+    for word in (jpeg_quality(encodings), "×".join(map(str, size or ())) if resized else ""):
         name = _qualify(name, word) if word else name
     try:
-        return Dataset(name, *parts, classes=classes)
+        return Dataset(name, *train, *test, classes=classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
 
 def _resize_dataset(dataset: Dataset, size: tuple[int, int]) -> Dataset:
-    parts = {}
+    parts: dict[str, Any] = {}
     for part in ("train_images", "test_images"):
         check_pixels(len(getattr(dataset, part)), size, dataset.in_channels)
         pixels = getattr(dataset, part).permute(0, 2, 3, 1).squeeze(3).contiguous().numpy()

@@ -32,7 +32,7 @@ def open_class_folders(folder: Path) -> tuple[dict[str, Images], tuple[str, ...]
     names = {split: [path.name for path in visible(folder / split)] for split in SPLITS}
     if differ := set(names["train"]) ^ set(names["test"]):
         raise ValueError(f"{folder}: in only one of train and test: {', '.join(sorted(differ))}")
-    splits = {split: [] for split in SPLITS}
+    splits: dict[str, Images] = {split: [] for split in SPLITS}
     for split, images in splits.items():
         for label, name in enumerate(names[split]):
             for path in visible(folder / split / name):
@@ -44,7 +44,9 @@ def open_class_folders(folder: Path) -> tuple[dict[str, Images], tuple[str, ...]
 
 def open_parquet(folder: Path, names: list[str]) -> tuple[dict[str, Images], tuple[str, ...]]:
     """Read the named Parquet files: the images of each split, and the classes."""
-    splits, origins, classes = {}, set(), set()
+    splits: dict[str, Images] = {}
+    origins: set[tuple[int, str]] = set()
+    classes: set[tuple[str, ...] | None] = set()
     for split in SPLITS:
         own = [n for n in names if set(_SPLIT_WORD.findall(n.lower())) == {split}]
         shards = {int(count) for name in own for count in re.findall(r"-of-(\d+)", name)}
@@ -91,7 +93,8 @@ def _read_parquet(path: Path) -> tuple[Images, set[tuple[int, str]], tuple[str, 
         wanted = "rows with columns img or image, and label or fine_label"
         raise ValueError(f"{path}: expected {wanted}; found {len(table)} of {table.column_names}")
     names = features.get(columns[1], {}).get("names")
-    images, origins = [], set()
+    images: Images = []
+    origins: set[tuple[int, str]] = set()
     values = zip(*(table[column].to_pylist() for column in columns), strict=True)
     for row, (image, label) in enumerate(values):
         data, origin = image, None
@@ -100,8 +103,8 @@ def _read_parquet(path: Path) -> tuple[Images, set[tuple[int, str]], tuple[str, 
         if not isinstance(data, bytes):
             raise ValueError(f"{path}, row {row}: {columns[0]} has no bytes, expected an image's")
         if type(label) is not int or label < 0 or (names and label >= len(names)):
-            allowed = f"integers 0 to {len(names) - 1}" if names else "integers from 0"
-            raise ValueError(f"{path}, row {row}: {columns[1]} is {label!r}, allowed: {allowed}")
+            wanted = f"integers 0 to {len(names) - 1}" if names else "integers from 0"
+            raise ValueError(f"{path}, row {row}: {columns[1]} is {label!r}, allowed: {wanted}")
         images.append((f"{path}, row {row}", data, label))
         origins.add((label, (origin or "").rpartition("/")[0].rpartition("/")[2]))
     return images, origins, tuple(map(str, names)) if names else None
@@ -118,7 +121,9 @@ def decode(images: Images, size: tuple[int, int] | None) -> tuple[Tensor, set, b
     On one thread: Pillow holds the interpreter's lock for most of the 0.08 ms that a small image
     takes, so two threads take 1.3 times as long.
     """
-    arrays, tables, sizes = [], set(), {}
+    arrays: list[np.ndarray] = []
+    tables: set[tuple] = set()
+    sizes: dict[tuple[int, int], str] = {}
     for where, source, _ in images:
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -194,7 +199,8 @@ _CHROMA = (
 @lru_cache
 def _ijg_tables() -> dict[tuple, int]:
     """Quality 1 to 100 of libjpeg, by image mode and quantization tables."""
-    base, found = np.array([_LUMA.split(), _CHROMA.split()], int), {}
+    base = np.array([_LUMA.split(), _CHROMA.split()], int)
+    found: dict[tuple, int] = {}
     for quality in range(1, 101):
         scale = 5000 // quality if quality < 50 else 200 - 2 * quality
         luma, chroma = map(tuple, np.clip((base * scale + 50) // 100, 1, 255).tolist())

@@ -132,7 +132,7 @@ class Experiment(Checked, Collecting, Generic[Subject]):
     @classmethod
     def _parts(cls) -> dict[str, Any]:
         """The fields that are parts, as they are where nothing is given."""
-        factories = {one.name: one.default_factory for one in fields(cls)}
+        factories = {one.name: one.default_factory for one in fields(cls)}  # type: ignore[arg-type]  # a dataclass
         return {name: make() for name, make in factories.items() if make is not MISSING}
 
     def check(self, subject: Subject) -> None:

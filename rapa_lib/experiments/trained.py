@@ -198,6 +198,7 @@ def load_or_train(
         data = recipe.data.load()
         built, result = train_recipe(recipe, data, tracking=tracking, progress=progress)
         parameters = recipe.flat() | vars(tracking)
+        assert result.scaling is not None  # a training that ended has one
         return Trained(built.eval(), result.scaling, recipe, data, parameters, result.measurements)
     saved = SavedNetwork.read(network)
     loaded, scaling, recipe = saved.build(device)

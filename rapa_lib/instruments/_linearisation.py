@@ -1,6 +1,6 @@
 """A merged network whose layers can be moved: what second-order expansions are made of."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -62,7 +62,9 @@ class Taps:
             _, inputs = self.run(batch, {})
         return {name: torch.zeros_like(layer(inputs[name])) for name, layer in self.layers.items()}
 
-    def first_order(self, batch: Tensor, labels: Tensor):
+    def first_order(
+        self, batch: Tensor, labels: Tensor
+    ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
         """Loss (a sum), inputs of the layers, and its gradients with respect to their outputs."""
         moves = {name: zero.requires_grad_() for name, zero in self.output_zeros(batch).items()}
         logits, inputs = self.run(batch, moves)
@@ -72,7 +74,9 @@ class Taps:
         return float(loss.detach()), inputs, dict(zip(moves, slopes, strict=True))
 
 
-def linearise(taps: Taps, batch: Tensor, labels: Tensor, name: str, zero: Tensor):
+def linearise(
+    taps: Taps, batch: Tensor, labels: Tensor, name: str, zero: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """The maps z → Hz and z → Gz of one batch. Reverse mode only: every layer has it."""
 
     def logits(move: Tensor) -> Tensor:
@@ -81,10 +85,10 @@ def linearise(taps: Taps, batch: Tensor, labels: Tensor, name: str, zero: Tensor
     def loss(move: Tensor) -> Tensor:
         return loss_of(logits(move), labels)
 
-    _, hessian = torch.func.vjp(torch.func.grad(loss), zero)  # H is symmetric
-    scores, transposed = torch.func.vjp(logits, zero)
+    _, hessian = _vjp(torch.func.grad(loss), zero)  # H is symmetric
+    scores, transposed = _vjp(logits, zero)
     # u → Jᵀu is linear: its own transpose is z → Jz.
-    _, jacobian = torch.func.vjp(lambda u: transposed(u)[0], torch.zeros_like(scores))
+    _, jacobian = _vjp(lambda u: transposed(u)[0], torch.zeros_like(scores))
     p = scores.detach().softmax(1)
 
     def products(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,3 +113,11 @@ def imposed(network: nn.Module, assignments: dict[str, Tensor]) -> Iterator[None
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def _vjp(
+    function: Callable[[Tensor], Tensor], at: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """The value of a function and the map from its cotangents to those of its argument."""
+    value, pull = torch.func.vjp(function, at)  # type: ignore[misc]  # a third only with has_aux
+    return value, pull

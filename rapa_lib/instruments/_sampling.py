@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rapa_lib.instruments._linearisation import Deviation, imposed, loss_of
 from rapa_lib.instruments.similarity import tiled_layers
+from rapa_lib.layers._patch_conv import plane_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PartlyTiled:
 
     def _assignments(self, names: Sequence[str], at: Expansion) -> dict[str, Tensor]:
         return {
-            name: self._layers[name].assignment(len(at.images), tuple(at.inputs[name].shape[2:]))
+            name: self._layers[name].assignment(len(at.images), plane_of(at.inputs[name]))
             for name in names
         }
 

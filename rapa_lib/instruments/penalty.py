@@ -32,6 +32,7 @@ from rapa_lib._seeds import mix_seeds, seeded
 from rapa_lib.instruments._linearisation import Deviation, Taps, linearise
 from rapa_lib.instruments._sampling import Expansion, PartlyTiled
 from rapa_lib.instruments.similarity import tiled_layers
+from rapa_lib.layers._patch_conv import plane_of
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.tiling import draw_assignment
 from rapa_lib.networks.convert import merge_tiles
@@ -165,12 +166,14 @@ def predicted_penalty(
         own, full = own[:, None], full[:, None]
     else:
         check_int("probes", probes, low=2)
-        deviation, own, full = Deviation.of(curve.layer), [], []
+        deviation = Deviation.of(curve.layer)
+        owns: list[Tensor] = []
+        fulls: list[Tensor] = []
         with torch.no_grad():
             for signed, mixed in curve.probes(deviation, probes, seed):
-                own.append(curve.layer.n_tiles * curve.quadratic(signed))
-                full.append(curve.quadratic(mixed))
-        own, full = torch.stack(own, 1), torch.stack(full, 1)
+                owns.append(curve.layer.n_tiles * curve.quadratic(signed))
+                fulls.append(curve.quadratic(mixed))
+        own, full = torch.stack(owns, 1), torch.stack(fulls, 1)
     own_term = own / (2 * curve.layer.n_tiles)
     other_term = (full - own) * curve.pair_weight / 2
     penalty = own_term + other_term  # (curvatures, probes)
@@ -231,6 +234,7 @@ def penalty_gradient(
                 # The gradient of zᵀHz / 2 is Hz: take the product as a constant.
                 (z * product[kind]).sum().mul(weight / (probes * curve.n_images)).backward()
     bias = deviation.bias
+    assert deviation.weight.grad is not None  # there is a probe
     return deviation.weight.grad, None if bias is None else bias.grad
 
 
@@ -327,7 +331,7 @@ class _Curvature:
             signs = _signs((self.layer.n_tiles,), deviation.weight, generator)
             mixed, signed = [], []
             for x in self.inputs:
-                height, width = self.layer.output_size(tuple(x.shape[2:]))
+                height, width = self.layer.output_size(plane_of(x))
                 assignment = draw_assignment(
                     "random", len(x), height, width, self.layer.n_tiles,
                     generator=generator, device=device,

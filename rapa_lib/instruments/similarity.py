@@ -113,7 +113,7 @@ def kernel_similarity(kernels: Tensor, *, layer: str = "", seed: int = 0) -> Lay
         raise ValueError(f"kernels: layer {layer!r} has weights that are not finite")
     n_tiles, n_filters, n_inputs = kernels.shape
     unit = unit_filters(kernels)
-    sample = slice(None)
+    sample: slice | torch.Tensor = slice(None)
     if n_tiles > SAMPLED_TILES:
         drawn = np.random.default_rng(seed).choice(n_tiles, SAMPLED_TILES, replace=False)
         sample = torch.from_numpy(np.sort(drawn))

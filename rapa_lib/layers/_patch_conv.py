@@ -1,7 +1,9 @@
 """What the convolutions of the study share: Conv2d's arguments, padding, and seeded draws."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +22,13 @@ class PatchConv2d(nn.Module):
     """A convolution whose treatment of each patch is drawn: base of RAPA and perforated layers.
 
     Takes the arguments of :class:`torch.nn.Conv2d` in the same order and checks them. Subclasses
-    add ``weight`` and ``bias`` and call :meth:`_convolve`.
+    add ``weight``, ``bias`` and ``n_tiles`` and call :meth:`_convolve`.
     """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    n_tiles: int
+    padding: str | tuple[int, int]
 
     def __init__(
         self,
@@ -34,8 +41,8 @@ class PatchConv2d(nn.Module):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = check_int("in_channels", in_channels, low=1)
@@ -63,26 +70,30 @@ class PatchConv2d(nn.Module):
         """Pixels of padding (left, right, top, bottom)."""
         if self.padding == "valid":
             return (0, 0, 0, 0)
-        if self.padding == "same":
+        if isinstance(self.padding, str):  # "same"
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             (top, left), (height, width) = [t // 2 for t in total], total
             return (left, width - left, top, height - top)
         height, width = self.padding
         return (width, width, height, height)
 
-    def _register(self, lead: tuple[int, ...], bias: bool, device, dtype) -> None:
+    def _register(
+        self,
+        lead: tuple[int, ...],
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         """Make ``weight`` and ``bias`` with the leading dimensions ``lead`` before Conv2d's."""
         channels = self.in_channels // self.groups
-        like = {"device": device, "dtype": dtype}
+        empty = partial(torch.empty, device=device, dtype=dtype)
         if lead:
-            matrices = torch.empty(*lead, *self.kernel_size, channels, self.out_channels, **like)
+            matrices = empty((*lead, *self.kernel_size, channels, self.out_channels))
             self.weight = nn.Parameter(kernels_of(matrices))
         else:
-            shape = (self.out_channels, channels, *self.kernel_size)
-            self.weight = nn.Parameter(torch.empty(shape, **like))
+            self.weight = nn.Parameter(empty((self.out_channels, channels, *self.kernel_size)))
         if bias:
-            shape = (*lead, self.out_channels)
-            self.bias = nn.Parameter(torch.empty(shape, **like))
+            self.bias = nn.Parameter(empty((*lead, self.out_channels)))
         else:
             self.register_parameter("bias", None)
 
@@ -100,7 +111,7 @@ class PatchConv2d(nn.Module):
                 nn.init.uniform_(bias[:n_kernels], -bound, bound)
                 bias[n_kernels:] = bias[:1]
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # ``model.to(memory_format=torch.channels_last)`` converts what has four dimensions and
         # refuses five. Kernels of tiles keep their own layout: they are shown to fn as a vector.
         def apply(tensor: Tensor) -> Tensor:
@@ -141,7 +152,9 @@ class PatchConv2d(nn.Module):
                 f"input: got {x.shape[-3]} channels, this layer takes {self.in_channels}"
             )
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, assignment) -> Tensor:
+    def _convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, assignment: Tensor | None
+    ) -> Tensor:
         """Convolve x (N, C, H, W) with tiles ``weight`` (T, …) under an assignment (N, L).
 
         An assignment of None stands for one tile that computes everything: an ordinary
@@ -162,6 +175,10 @@ class PatchConv2d(nn.Module):
         return tiled_conv2d(
             x, weight, bias, assignment, self.stride, pads, self.dilation, self.groups
         )
+
+    def merged(self) -> nn.Conv2d:
+        """Make the ordinary convolution that is closest to this layer."""
+        raise NotImplementedError
 
     def _merged(self, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
         """Make an ordinary convolution of this layer's geometry with the given kernel."""
@@ -230,19 +247,28 @@ def frozen_draws(model: nn.Module, seed: int | None = None) -> Iterator[nn.Modul
             layer._frozen_seed = old
 
 
-def _pair(name: str, value, *, low: int) -> tuple[int, int]:
+def plane_of(images: Tensor) -> tuple[int, int]:
+    """Height and width of images (…, H, W)."""
+    height, width = images.shape[-2:]
+    return height, width
+
+
+def _pair(name: str, value: Any, *, low: int) -> tuple[int, int]:
     values = (value, value) if not isinstance(value, tuple | list) else tuple(value)
     if len(values) != 2:
         raise ValueError(f"{name}: got {value!r}, expected one integer or two (height, width)")
-    return tuple(check_int(name, v, low=low) for v in values)
+    height, width = (check_int(name, v, low=low) for v in values)
+    return height, width
 
 
-def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+def _autocast(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Cast to the autocast type where autocast is on for the input's device, as Conv2d does."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or x.dtype == torch.float64:
-        return x, *others
+        return x, weight, bias
     if not torch.is_autocast_enabled(device):
-        return x, *others
+        return x, weight, bias
     dtype = torch.get_autocast_dtype(device)
-    return tuple(None if t is None else t.to(dtype) for t in (x, *others))
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

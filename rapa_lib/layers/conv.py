@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rapa_lib._checks import check_choice, check_int
 from rapa_lib._seeds import seeded_generator
-from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.layers._patch_conv import PatchConv2d, plane_of
 from rapa_lib.layers.tiling import TILINGS, check_living, draw_assignment
 
 TILE_INITS = ("independent", "identical")
@@ -63,8 +63,8 @@ class RapaConv2d(PatchConv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         n_tiles: int = 16,
         tiling: str = "random",
@@ -175,11 +175,11 @@ class RapaConv2d(PatchConv2d):
         if assignment is not None:
             assignment = self._check_assignment(assignment, x)
         elif self.n_tiles > 1 or self._living is not None:
-            assignment = self.assignment(len(x), tuple(x.shape[2:]))
+            assignment = self.assignment(len(x), plane_of(x))
         return self._convolve(x, self.weight, self.bias, assignment)
 
     def _check_assignment(self, assignment: Tensor, x: Tensor) -> Tensor:
-        height, width = self.output_size(tuple(x.shape[2:]))
+        height, width = self.output_size(plane_of(x))
         if assignment.is_floating_point() or assignment.dtype == torch.bool:
             raise TypeError(f"assignment: got {assignment.dtype}, expected integer tile indices")
         if assignment.shape != (len(x), height * width):
@@ -228,18 +228,19 @@ class RapaConv2d(PatchConv2d):
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"conv: got {type(conv).__name__}, expected torch.nn.Conv2d")
         layer = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
+            conv.in_channels, conv.out_channels, _two(conv.kernel_size), _two(conv.stride),
+            conv.padding if isinstance(conv.padding, str) else _two(conv.padding),
+            _two(conv.dilation), conv.groups, conv.bias is not None, conv.padding_mode,
             device=conv.weight.device, dtype=conv.weight.dtype,
             n_tiles=n_tiles, tiling=tiling, tile_init=tile_init,
         )  # fmt: skip
         if tile_init == "identical":
             with torch.no_grad():
                 layer.weight.copy_(conv.weight)
-                if conv.bias is not None:
+                if layer.bias is not None and conv.bias is not None:
                     layer.bias.copy_(conv.bias)
         layer.weight.requires_grad_(conv.weight.requires_grad)
-        if conv.bias is not None:
+        if layer.bias is not None and conv.bias is not None:
             layer.bias.requires_grad_(conv.bias.requires_grad)
         return layer.train(conv.training)
 
@@ -254,6 +255,12 @@ class RapaConv2d(PatchConv2d):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.assignment_seed = int(state)
+
+
+def _two(values: Sequence[int]) -> tuple[int, int]:
+    """Height and width of an argument that an ordinary convolution keeps."""
+    height, width = values
+    return height, width
 
 
 @torch.library.custom_op(
@@ -273,11 +280,20 @@ def draw(
     the same numbers as others."""
     generator = seeded_generator(seed, like.device)
     return draw_assignment(
-        tiling, batch, *size, n_tiles,
+        tiling, batch, size[0], size[1], n_tiles,
         living=living, reroute=reroute, generator=generator, device=like.device,
     ).contiguous()  # fmt: skip
 
 
 @draw.register_fake
-def _(like, tiling, batch, size, n_tiles, seed, living, reroute):
+def _(
+    like: Tensor,
+    tiling: str,
+    batch: int,
+    size: list[int],
+    n_tiles: int,
+    seed: int | None,
+    living: list[int] | None,
+    reroute: bool,
+) -> Tensor:
     return like.new_empty(batch, size[0] * size[1], dtype=torch.long)

@@ -38,6 +38,7 @@ class NoisyConv2d(PatchConv2d):
     """
 
     n_tiles = 1
+    variance: Tensor
 
     def __init__(
         self,
@@ -50,8 +51,8 @@ class NoisyConv2d(PatchConv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         noise: float,
     ) -> None:

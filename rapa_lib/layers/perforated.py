@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from rapa_lib._checks import check_int
 from rapa_lib._seeds import seeded_generator
-from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.layers._patch_conv import PatchConv2d, plane_of
 from rapa_lib.layers.products.compiled import argsort_rows
 
 # Distances between all positions and the computed ones are formed for a few images at a time.
@@ -50,8 +50,8 @@ class PerforatedConv2d(PatchConv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         n_tiles: int = 16,
     ) -> None:
@@ -111,9 +111,9 @@ class PerforatedConv2d(PatchConv2d):
         weight, bias = self.weight[None], None if self.bias is None else self.bias[None]
         if positions is None and self.n_tiles == 1:
             return self._convolve(x, weight, bias, None)
-        size = self.output_size(tuple(x.shape[2:]))
+        size = self.output_size(plane_of(x))
         if positions is None:
-            positions = self.positions(len(x), tuple(x.shape[2:]))
+            positions = self.positions(len(x), plane_of(x))
         else:
             positions = self._check_positions(positions, x, size)
         computed = positions.new_full((len(x), size[0] * size[1]), -1)
@@ -183,5 +183,5 @@ def draw_positions(
 
 
 @draw_positions.register_fake
-def _(like, batch, n_patches, n_computed, seed):
+def _(like: Tensor, batch: int, n_patches: int, n_computed: int, seed: int | None) -> Tensor:
     return like.new_empty(batch, n_computed, dtype=torch.long)

@@ -121,7 +121,7 @@ def draw_assignment(
         raise ValueError(f"n_tiles: got {n_tiles}, but tiling 'none' has one tile")
     living = check_living(living, n_tiles, reroute)
     over_living = living is not None and reroute and TILINGS[tiling].redraw
-    n_drawn = len(living) if over_living else n_tiles
+    n_drawn = len(living) if living is not None and over_living else n_tiles
     with torch.device("cpu" if device is None else device):
         assignment = TILINGS[tiling].scheme(batch, height, width, n_drawn, generator)
     if assignment.shape != (batch, height * width) or assignment.dtype != torch.long:
@@ -194,13 +194,17 @@ def _deal_out(assignment: Tensor, living: Tensor) -> Tensor:
 
 
 @register_tiling("none")
-def _none(batch, height, width, n_tiles, generator):
+def _none(
+    batch: int, height: int, width: int, n_tiles: int, generator: torch.Generator | None
+) -> Tensor:
     """One tile: an ordinary convolution."""
     return torch.zeros(1, height * width, dtype=torch.long).expand(batch, -1)
 
 
 @register_tiling("image")
-def _image(batch, height, width, n_tiles, generator):
+def _image(
+    batch: int, height: int, width: int, n_tiles: int, generator: torch.Generator | None
+) -> Tensor:
     """Cut the output plane into n_tiles contiguous blocks: equal runs along a Hilbert curve.
 
     Runs along a space-filling curve are compact and touch for every n_tiles and every plane, and
@@ -211,7 +215,9 @@ def _image(batch, height, width, n_tiles, generator):
 
 
 @register_tiling("alternate")
-def _alternate(batch, height, width, n_tiles, generator):
+def _alternate(
+    batch: int, height: int, width: int, n_tiles: int, generator: torch.Generator | None
+) -> Tensor:
     """Give neighbouring positions to different tiles in a fixed repeating pattern.
 
     Along a row tiles follow each other; where rows would line up, each is shifted against the
@@ -224,7 +230,9 @@ def _alternate(batch, height, width, n_tiles, generator):
 
 
 @register_tiling("random", redraw=True, exchangeable=True)
-def _random(batch, height, width, n_tiles, generator):
+def _random(
+    batch: int, height: int, width: int, n_tiles: int, generator: torch.Generator | None
+) -> Tensor:
     """RAPA: a fresh balanced random permutation for every image."""
     n_patches = height * width
     tiles = (torch.arange(n_patches) % n_tiles).expand(batch, -1)
@@ -236,7 +244,9 @@ def _random(batch, height, width, n_tiles, generator):
 
 
 @register_tiling("random_fixed")
-def _random_fixed(batch, height, width, n_tiles, generator):
+def _random_fixed(
+    batch: int, height: int, width: int, n_tiles: int, generator: torch.Generator | None
+) -> Tensor:
     """Draw one balanced random permutation and keep it for all images (control)."""
     return _random(1, height, width, n_tiles, generator).expand(batch, -1)
 

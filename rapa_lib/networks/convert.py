@@ -78,7 +78,7 @@ def convert_to_rapa(
                 tiles[name] = patches[name]
 
     def replicate(name: str, layer: nn.Module) -> nn.Module | None:
-        if name not in tiles:
+        if name not in tiles or not isinstance(layer, nn.Conv2d):
             return None
         return RapaConv2d.from_conv2d(
             layer, n_tiles=tiles[name], tiling=tiling, tile_init=tile_init
@@ -123,20 +123,21 @@ def count_patches(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, in
         ValueError: if the model does not run on that input; the message holds its own error.
     """
     parameter = next(model.parameters())
-    like = {"device": parameter.device, "dtype": parameter.dtype}
     try:
         with (
             shapes_seen(layers_of(model, nn.Conv2d, PatchConv2d)) as seen,
             evaluation_mode(model),
             torch.no_grad(),
         ):
-            model(torch.zeros(2, *input_size, **like))
+            model(torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype))
     except Exception as error:  # whatever a model may raise
         raise ValueError(f"input_size: the model fails on {tuple(input_size)}: {error}") from error
     return {name: y[-2] * y[-1] for name, (*_, (_, y)) in seen.items()}
 
 
-def _tiles_by_layer(convs: dict[str, nn.Module], n_tiles) -> dict[str, int]:
+def _tiles_by_layer(
+    convs: Mapping[str, nn.Conv2d], n_tiles: int | Mapping[str, int]
+) -> dict[str, int]:
     if not isinstance(n_tiles, Mapping):
         return dict.fromkeys(convs, check_int("n_tiles", n_tiles, low=1))
     unknown = [name for name in n_tiles if name not in convs]

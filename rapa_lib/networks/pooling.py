@@ -1,9 +1,11 @@
 """Poolings of the study's network: windows of 3 × 3 pixels, stride 2."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-_POOL = {"kernel_size": 3, "stride": 2, "padding": 1}
+_POOL = (3, 2, 1)  # kernel size, stride, padding
 
 
 class MixedPool2d(nn.Module):
@@ -20,15 +22,15 @@ class MixedPool2d(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(()))
-        self.max = nn.MaxPool2d(**_POOL)
-        self.avg = nn.AvgPool2d(**_POOL, count_include_pad=False)
+        self.max = nn.MaxPool2d(*_POOL)
+        self.avg = nn.AvgPool2d(*_POOL, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.lerp(self.avg(x), self.max(x), torch.sigmoid(self.logit))
 
 
-POOLINGS = {
-    "max": lambda: nn.MaxPool2d(**_POOL),
-    "avg": lambda: nn.AvgPool2d(**_POOL, count_include_pad=False),
+POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "max": lambda: nn.MaxPool2d(*_POOL),
+    "avg": lambda: nn.AvgPool2d(*_POOL, count_include_pad=False),
     "mixed": MixedPool2d,
 }

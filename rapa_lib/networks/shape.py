@@ -1,7 +1,7 @@
 """The shape of the study's network: all that names it but the data that it is for."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,8 +20,12 @@ from rapa_lib.layers.conv import TILE_INITS
 from rapa_lib.networks.kinds import Kind, Site, kind_names, network_kind
 from rapa_lib.networks.pooling import POOLINGS
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
-NORMALISATIONS = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+}
+NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(1, channels),
     "none": lambda channels: nn.Identity(),

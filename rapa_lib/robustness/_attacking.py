@@ -83,6 +83,10 @@ class Outcome:
     failed: int
 
 
+# Of each image: the perturbed one, what the attack claims, and whether it broke down.
+_Try = tuple[Tensor, Tensor, Tensor]
+
+
 def run_attack(
     attack: Attack,
     epsilon: float | None,
@@ -121,8 +125,10 @@ def run_attack(
         tries = _tries(attack, epsilon, target, images, labels, progress)
     with seeded(seed, Purpose.ATTACK_SELECTION):
         if epsilon is None:
-            for attempt in tries:
-                attempt[0] = _lengthen(judge, images, attempt[0], labels, judge_draws)
+            tries = [
+                (_lengthen(judge, images, found, labels, judge_draws), claimed, failed)
+                for found, claimed, failed in tries
+            ]
         perturbed, claimed, failed = _strongest(judge, tries, labels, judge_draws)
     norms = _norms(attack.norm, perturbed - images)
     _check_budget(attack, epsilon, perturbed, norms)
@@ -140,7 +146,7 @@ def _tries(
     images: Tensor,
     labels: Tensor,
     progress: bool,
-) -> list[list[Tensor]]:
+) -> list[_Try]:
     """What :func:`_attack_batch` gives for all images, of every source and start."""
     sources = target.sources(attack, int(torch.randint(2**31, ())))
     models = [model for model in sources for _ in range(attack.restarts)]
@@ -157,7 +163,8 @@ def _tries(
             for x, y in zip(images.split(n_images), labels.split(n_images), strict=True):
                 found.append(_attack_batch(attack, epsilon, model, x, y))
                 bar.update(len(x))
-            tries.append([torch.cat(parts) for parts in zip(*found, strict=True)])
+            perturbed, claimed, failed = (torch.cat(parts) for parts in zip(*found, strict=True))
+            tries.append((perturbed, claimed, failed))
     return tries
 
 
@@ -216,14 +223,17 @@ def _lengthen(
 
 
 def _strongest(
-    judge: ImageModel, tries: list[list[Tensor]], labels: Tensor, draws: int
+    judge: ImageModel, tries: list[_Try], labels: Tensor, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of each image the try that misleads most draws, the first among equals."""
     if len(tries) == 1:
-        return tuple(tries[0])
+        return tries[0]
     held = torch.stack([mean_correct(judge, attempt[0], labels, draws) for attempt in tries])
     chosen, rows = held.argmin(0).to(labels.device), torch.arange(len(labels), device=labels.device)
-    return tuple(torch.stack(parts)[chosen, rows] for parts in zip(*tries, strict=True))
+    perturbed, claimed, failed = (
+        torch.stack(parts)[chosen, rows] for parts in zip(*tries, strict=True)
+    )
+    return perturbed, claimed, failed
 
 
 def _norms(norm: str, differences: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from rapa_lib._checks import (
     choice,
     integer,
     several,
+    text,
 )
 
 LEVELS = ("published", "adaptive", "gradient_free")
@@ -63,8 +64,8 @@ class Attack(Checked):
     """
 
     level: str = choice(MISSING, LEVELS)
-    name: str
-    kind: str
+    name: str = text()
+    kind: str = text(of="the name of a class")
     norm: str = choice(MISSING, NORMS)
     source: str = choice(MISSING, SOURCES)
     epsilons: Sequence[float] = several((), budget, of="budgets", empty=True)

@@ -43,6 +43,9 @@ class ImageModel(nn.Module):
         ValueError, TypeError: naming the argument.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -70,8 +73,8 @@ class ImageModel(nn.Module):
         self.network = network.eval().requires_grad_(False)
         first = next(network.parameters())
         for name, values in (("mean", scaling.mean), ("std", scaling.std)):
-            values = torch.tensor(values, dtype=first.dtype, device=first.device)
-            self.register_buffer(name, values.view(-1, 1, 1))
+            channels = torch.tensor(values, dtype=first.dtype, device=first.device)
+            self.register_buffer(name, channels.view(-1, 1, 1))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

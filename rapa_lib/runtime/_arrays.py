@@ -1,7 +1,7 @@
 """Layers on analog arrays: arrays, cross-points and time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,11 @@ class AnalogArrays(Checked):
     analog_bias: bool = flag(False)
     pack_groups: bool = flag(False)
 
+    @property
+    def array_size(self) -> tuple[int, int]:
+        """Rows and columns of an array: ``max_size`` as a pair."""
+        return _check_size("max_size", self.max_size)
+
     def cycle_ns(self, training: bool = True) -> float:
         """Time of a patch on an array, in ns: all three cycles, or the forward one alone.
 
@@ -70,9 +75,10 @@ class AnalogArrays(Checked):
     def per_tile(self, layer: LayerShape) -> int:
         """Number of arrays that one tile of a layer takes."""
         rows = self._rows(layer)
-        parts = -(-rows // self.max_size[0]) * -(-layer.columns // self.max_size[1])
+        most_rows, most_columns = self.array_size
+        parts = -(-rows // most_rows) * -(-layer.columns // most_columns)
         if parts == 1 and self.pack_groups:
-            together = min(self.max_size[0] // rows, self.max_size[1] // layer.columns)
+            together = min(most_rows // rows, most_columns // layer.columns)
             return -(-layer.groups // together)
         return layer.groups * parts
 
@@ -116,7 +122,7 @@ class LayerRunTime:
     @property
     def cross_points(self) -> int:
         """Of all its arrays, used or not."""
-        rows, columns = self.hardware.max_size
+        rows, columns = self.hardware.array_size
         return self.arrays * rows * columns
 
     @property
@@ -284,7 +290,7 @@ def _ratio(single: int, products: int) -> float:
     return single / products if products else math.inf
 
 
-def over_layers(products, schedule: str) -> int:
+def over_layers(products: Iterable[int], schedule: str) -> int:
     """Products of a network from those of its layers."""
     check_choice("schedule", schedule, SCHEDULES)
     return max(products) if schedule == "pipelined" else sum(products)

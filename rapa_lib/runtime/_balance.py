@@ -74,9 +74,9 @@ def balance_tiles(
         if max_arrays < sum(per_tile):
             raise ValueError(
                 f"max_arrays: got {max_arrays}, but one tile per layer takes {sum(per_tile)} "
-                f"arrays of {hardware.max_size[0]} × {hardware.max_size[1]}"
+                f"arrays of {' × '.join(map(str, hardware.array_size))}"
             )
-        tiles = _fastest(layers, options, per_tile, max_arrays, schedule)
+        tiles: list[int] | None = _fastest(layers, options, per_tile, max_arrays, schedule)
     else:
         if max_products is not None:
             limit = check_int("max_products", max_products, low=1)
@@ -85,8 +85,8 @@ def balance_tiles(
                 layers, check_real("target_speedup", target_speedup, low=1), schedule
             )
         tiles = _fewest_arrays(layers, options, per_tile, limit, schedule)
-        if tiles is None:
-            raise ValueError(_out_of_reach(layers, options, schedule, max_tiles, given))
+    if tiles is None:
+        raise ValueError(_out_of_reach(layers, options, schedule, max_tiles, given))
     return {layer.name: n for layer, n in zip(layers, tiles, strict=True) if layer.can_tile}
 
 
@@ -119,7 +119,13 @@ def _tile_counts(layer: LayerShape, max_tiles: int | None) -> np.ndarray:
     return tiles[tiles <= most]
 
 
-def _fewest_arrays(layers, options, per_tile, limit: int, schedule: str) -> list[int] | None:
+def _fewest_arrays(
+    layers: Sequence[LayerShape],
+    options: Sequence[np.ndarray],
+    per_tile: Sequence[int],
+    limit: int,
+    schedule: str,
+) -> list[int] | None:
     """Tiles that take the fewest arrays within a limit of products; None if none do."""
     if schedule == "sequential":
         # Reversed: a load (products) that rises while the cost (arrays) falls.
@@ -141,7 +147,13 @@ def _fewest_arrays(layers, options, per_tile, limit: int, schedule: str) -> list
     return chosen
 
 
-def _fastest(layers, options, per_tile, max_arrays: int, schedule: str) -> list[int]:
+def _fastest(
+    layers: Sequence[LayerShape],
+    options: Sequence[np.ndarray],
+    per_tile: Sequence[int],
+    max_arrays: int,
+    schedule: str,
+) -> list[int] | None:
     """Tiles with the fewest products within a number of arrays, and then the fewest arrays."""
     if schedule == "sequential":
         items = [
@@ -149,6 +161,8 @@ def _fastest(layers, options, per_tile, max_arrays: int, schedule: str) -> list[
             for layer, tiles, cost in zip(layers, options, per_tile, strict=True)
         ]
         chosen = cheapest(items, max_arrays)
+        if chosen is None:
+            return None
         limit = sum(int(item.cost[k]) for item, k in zip(items, chosen, strict=True))
     else:
         # The arrays that a limit needs fall as it rises: bisect for the least that fits.
@@ -161,7 +175,7 @@ def _fastest(layers, options, per_tile, max_arrays: int, schedule: str) -> list[
     return _fewest_arrays(layers, options, per_tile, limit, schedule)
 
 
-def _products_for(layers, speedup: float, schedule: str) -> int:
+def _products_for(layers: Sequence[LayerShape], speedup: float, schedule: str) -> int:
     """The most products that still give a speed-up, as :meth:`RunTime.speedup` divides."""
     single = _single(layers, schedule)
     limit = math.floor(single / speedup)
@@ -172,16 +186,22 @@ def _products_for(layers, speedup: float, schedule: str) -> int:
     return limit
 
 
-def _single(layers, schedule: str) -> int:
+def _single(layers: Sequence[LayerShape], schedule: str) -> int:
     return over_layers((sum(layer.patches) for layer in layers), schedule)
 
 
-def _least(layers, options) -> list[int]:
+def _least(layers: Sequence[LayerShape], options: Sequence[np.ndarray]) -> list[int]:
     """Each layer's products with as many tiles as it may have."""
     return [layer.products(int(tiles[-1])) for layer, tiles in zip(layers, options, strict=True)]
 
 
-def _out_of_reach(layers, options, schedule: str, max_tiles: int | None, given: dict) -> str:
+def _out_of_reach(
+    layers: Sequence[LayerShape],
+    options: Sequence[np.ndarray],
+    schedule: str,
+    max_tiles: int | None,
+    given: dict,
+) -> str:
     least = _least(layers, options)
     slowest = int(np.argmax(least))
     layer = layers[slowest]

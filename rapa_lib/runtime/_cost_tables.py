@@ -167,18 +167,17 @@ def tiles_within(
     digital = check_digital(digital, hardware)
     rows = []
     for name, schedule, access, single, timed in _cases(networks, n_tiles, hardware, schedules):
-        unlimited = None
-        for bandwidth in (None, *bandwidths):
-            side = replace(digital, values_per_second=bandwidth)
+        found = {}
+        for rate in (None, *bandwidths):
+            side = replace(digital, values_per_second=rate)
             base, *costs = (
                 network_cost(one, side, access=access, schedule=schedule)
                 for one in (single, *timed.values())
             )
             by_count = dict(zip(timed, costs, strict=True))
-            tiles, limit = _reach(by_count, base.time_us, tolerance)
-            if bandwidth is None:
-                unlimited = tiles
-                continue
+            found[rate] = _reach(by_count, base.time_us, tolerance)
+        for bandwidth in bandwidths:
+            tiles, limit = found[bandwidth]
             rows.append(
                 {
                     "network": name,
@@ -186,7 +185,7 @@ def tiles_within(
                     "access": access,
                     "values_per_second": float(bandwidth),
                     "tiles": tiles,
-                    "tiles_unlimited": unlimited,
+                    "tiles_unlimited": found[None][0],
                     "most_tiles": max(timed),
                     "limit": limit,
                 }
@@ -223,8 +222,10 @@ def _cases(
         raise TypeError(f"networks: got {type(networks).__name__}, expected layers by name")
     for name, network in networks.items():
         if not isinstance(network, NetworkLayers):
-            got = type(network).__name__
-            raise TypeError(f"networks[{name!r}]: got {got}, expected what count_layers returns")
+            raise TypeError(
+                f"networks[{name!r}]: got {type(network).__name__}, expected what count_layers "
+                "returns"
+            )
     if not networks:
         raise ValueError("networks: got none, expected at least one")
     if not check_sequence("n_tiles", n_tiles, "integers"):

@@ -112,7 +112,8 @@ class LayerCost:
         if self.digital.packing == "separate" or hardware.per_tile(self.timed.layer) > 1:
             return 1
         rows, columns = self._lines
-        fit = hardware.max_size[0] // rows, hardware.max_size[1] // columns
+        most_rows, most_columns = hardware.array_size
+        fit = most_rows // rows, most_columns // columns
         most = min(fit) if self.digital.packing == "diagonal" else fit[0] * fit[1]
         return min(self.timed.n_tiles, most)
 
@@ -192,10 +193,8 @@ class LayerCost:
         layer, hardware = self.timed.layer, self.timed.hardware
         groups = -(-layer.groups // hardware.per_tile(layer))  # on one array, spread evenly
         rows = layer.rows + (layer.bias and hardware.analog_bias)
-        return (
-            min(rows, hardware.max_size[0]) * groups,
-            min(layer.columns, hardware.max_size[1]) * groups,
-        )
+        most_rows, most_columns = hardware.array_size
+        return min(rows, most_rows) * groups, min(layer.columns, most_columns) * groups
 
     @property
     def _cycles_ns(self) -> tuple[dict[str, float], ...]:

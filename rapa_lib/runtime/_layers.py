@@ -2,9 +2,11 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -79,7 +81,11 @@ class LayerShape:
         """Multiply-accumulates of one image."""
         return self.products(1) * self.weights
 
-    def products(self, n_tiles: int) -> int:
+    @overload
+    def products(self, n_tiles: int) -> int: ...
+    @overload
+    def products(self, n_tiles: np.ndarray) -> np.ndarray: ...
+    def products(self, n_tiles: Any) -> Any:
         """Products that each of n working tiles computes in turn for an image: Σ ceil(L / n)."""
         return sum(-(-n_patches // (n_tiles * self.perforation)) for n_patches in self.patches)
 
@@ -143,7 +149,8 @@ def count_layers(model: nn.Module, input_size: Sequence[int]) -> NetworkLayers:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
-    if isinstance(input_size, str) or not isinstance(input_size, Sequence):
+    given: Any = input_size
+    if isinstance(given, str) or not isinstance(given, Sequence):
         raise TypeError(f"input_size: got {input_size!r}, expected a shape such as (3, 224, 224)")
     if not input_size:
         raise ValueError("input_size: got (), expected a shape such as (3, 224, 224)")
@@ -226,7 +233,8 @@ def _run(model: nn.Module, size: tuple[int, ...]) -> dict[str, _Uses]:
 
 
 def _shape(name: str, layer: nn.Module, uses: _Uses) -> LayerShape:
-    common = {
+    assert isinstance(layer, nn.Conv2d | nn.Linear | PatchConv2d)  # what _run looks for
+    common: dict[str, Any] = {
         "name": name,
         "kind": type(layer).__name__,
         "bias": layer.bias is not None,
@@ -243,21 +251,20 @@ def _shape(name: str, layer: nn.Module, uses: _Uses) -> LayerShape:
             can_tile=False,
             **common,
         )
-    patches = []
+    patches: list[int] = []
     for _, y in uses:
         # A batch inside the network (crops of the image, say) is so many uses.
         patches += [y[-2] * y[-1]] * math.prod(y[:-3])
-    rapa = isinstance(layer, RapaConv2d)
     plain = isinstance(layer, nn.Conv2d) and not parametrize.is_parametrized(layer)
     return LayerShape(
         patches=tuple(patches),
         rows=layer.in_channels // layer.groups * math.prod(layer.kernel_size),
         columns=layer.out_channels // layer.groups,
         groups=layer.groups,
-        n_tiles=layer.n_tiles if rapa else 1,
-        can_tile=rapa or plain,
+        n_tiles=layer.n_tiles if isinstance(layer, RapaConv2d) else 1,
+        can_tile=isinstance(layer, RapaConv2d) or plain,
         perforation=layer.n_tiles if isinstance(layer, PerforatedConv2d) else 1,
-        loads=_loads(layer, uses) if rapa else None,
+        loads=_loads(layer, uses) if isinstance(layer, RapaConv2d) else None,
         **common,
     )
 
@@ -281,7 +288,7 @@ def _loads(layer: RapaConv2d, uses: _Uses) -> tuple[int, ...] | None:
     return tuple(loads)
 
 
-def _uncounted(model: nn.Module, counted: set[str]):
+def _uncounted(model: nn.Module, counted: set[str]) -> Iterator[Uncounted]:
     for name, layer in model.named_modules():
         own = list(layer.parameters(recurse=False))
         # The parameters of a parametrization are those of the layer that it makes.

@@ -34,9 +34,12 @@ class InputScaling(NamedTuple):
         """Scale uint8 images (N, C, H, W) to float32, channels-last."""
         if images.dtype != torch.uint8:
             raise TypeError(f"images: got {images.dtype}, expected torch.uint8")
-        like = {"dtype": torch.float32, "device": images.device}
-        scale = 1 / (255 * torch.tensor(self.std, **like))
-        shift = -torch.tensor(self.mean, **like) / torch.tensor(self.std, **like)
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=images.device)
+            for values in (self.mean, self.std)
+        )
+        scale = 1 / (255 * std)
+        shift = -mean / std
         x = images.to(torch.float32, memory_format=torch.channels_last)
         return x.mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
 

@@ -94,9 +94,10 @@ def check_runs(study: Study) -> None:
         return loaded[choice]
 
     for name, runs in study.runs.items():
-        needs = CATALOGUE[name].needs
+        needs, kind = CATALOGUE[name].needs, experiment(name)
+        assert issubclass(kind, Experiment)  # the others have no runs
         for run in runs:
-            settings = read_settings(experiment(name), run)
+            settings = read_settings(kind, run)
             subject: Any = None
             if needs == "network":
                 assert run.network is not None  # the study found it

@@ -199,7 +199,7 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
     """Spell out the grid of one experiment, in order, without repetition."""
     inspected = _parameters(experiment)
     known = [name for name in inspected if name not in SET_BY_STUDY]
-    override = {"threads": threads} if "threads" in inspected else {}
+    override: dict[str, Any] = {"threads": threads} if "threads" in inspected else {}
     if data is not None and "dataset" in inspected:
         override["dataset"] = data
     runs = {}

@@ -42,7 +42,7 @@ CURVES = {"train_loss": "training loss", "test_error": "test error (%)"}
 class _TilesInTurn(Normalize):
     """Tile t gets colour t mod 20."""
 
-    def __call__(self, value, clip=None):
+    def __call__(self, value: Any, clip: bool | None = None) -> Any:
         return super().__call__(np.ma.where(value < 0, value, value % 20) + 0.5, clip)
 
 

@@ -125,7 +125,7 @@ def _draw_speeds(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, dict[str, A
         for reroute, line in own.groupby("reroute"):
             speed = line.groupby("share_faulty")["speed_up"].mean()
             style = {"linestyle": _REROUTED[bool(reroute)][1], "linewidth": 1.3}
-            axes.plot(speed.index, speed, **look | style)
+            axes.plot(speed.index, speed, **{**look, **style})
 
 
 def _finish(panels: Any, kind: str) -> None:

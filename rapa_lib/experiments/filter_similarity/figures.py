@@ -206,7 +206,7 @@ def _draw_penalties(axes: Axes, points: pd.DataFrame, look: dict[str, Any]) -> N
     sign = np.sign(points["predicted"])
     axes.errorbar(
         points["predicted"].abs(), sign * points["measured"], yerr=2 * points["measured_error"],
-        elinewidth=1, alpha=0.8, **look | {"linestyle": "none"},
+        elinewidth=1, alpha=0.8, **{**look, "linestyle": "none"},
     )  # fmt: skip
 
 

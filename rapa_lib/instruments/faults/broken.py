@@ -53,16 +53,20 @@ def tile_faults(
     }
     with ExitStack() as stack:
         for layer, broken in by_layer.values():
-            if routes[layer] is not None:
-                stack.enter_context(living_tiles(layer, routes[layer], reroute))
+            living = routes[layer]
+            if living is not None:
+                stack.enter_context(living_tiles(layer, living, reroute))
             if not reroute:  # else nothing asks the faulty tiles
                 seeds = {f.tile: f.seed for f in broken if f.kind == "stuck"}
                 stack.enter_context(stuck_tiles(layer, seeds))
-                factors = {f.tile: f.strength for f in broken if f.kind == "drifted"}
-                stack.enter_context(drifted_tiles(layer, factors))
-                strengths = {f.tile: f.strength for f in broken if f.kind == "noisy"}
-                stack.enter_context(noisy_tiles(layer, strengths))
+                stack.enter_context(drifted_tiles(layer, _strengths(broken, "drifted")))
+                stack.enter_context(noisy_tiles(layer, _strengths(broken, "noisy")))
         yield model
+
+
+def _strengths(faults: Sequence[TileFault], kind: str) -> dict[int, float]:
+    """The strengths of the faults of one kind by tile."""
+    return {f.tile: f.strength for f in faults if f.kind == kind and f.strength is not None}
 
 
 def living_after(

@@ -119,8 +119,8 @@ def draw_faults(
         if share is not None:
             n_faulty = min(int(share * layer.n_tiles + 0.5), layer.n_tiles - 1)
         else:
-            n_faulty = count.get(name, 0) if isinstance(count, Mapping) else count
-            check_int(f"count (layer {name!r})", n_faulty, low=0, high=layer.n_tiles)
+            wanted = count.get(name, 0) if isinstance(count, Mapping) else count
+            n_faulty = check_int(f"count (layer {name!r})", wanted, low=0, high=layer.n_tiles)
         generator = torch.Generator().manual_seed(mix_seeds(seed, i))
         order = torch.randperm(layer.n_tiles, generator=generator)
         faults += [

@@ -6,10 +6,16 @@ RAPA implies is a second derivative. ``torch.func.grad`` and ``vjp`` nest; forwa
 because ``torch.compile`` does not take functions that have it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rapa_lib.layers.products import operators as ops
+
+# Stride, padding, dilation and groups, as the operators take them.
+_Conv = tuple[list[int], list[int], list[int], int]
 
 
 def tiled_conv2d(
@@ -44,17 +50,19 @@ class _Forward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, assignment, conv):
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, assignment: Tensor, conv: _Conv
+    ) -> Tensor:
         return ops.forward(x, weight, bias, assignment, *conv)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         x, weight, bias, assignment, ctx.conv = inputs
         ctx.has_bias = bias is not None
         ctx.save_for_backward(x, weight, assignment)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, assignment = ctx.saved_tensors
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
@@ -70,16 +78,18 @@ class _GradInput(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad, weight, assignment, input_size, conv):
+    def forward(
+        grad: Tensor, weight: Tensor, assignment: Tensor, input_size: Sequence[int], conv: _Conv
+    ) -> Tensor:
         return ops.grad_input(grad, weight, assignment, list(input_size), *conv)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         grad, weight, assignment, ctx.input_size, ctx.conv = inputs
         ctx.save_for_backward(grad, weight, assignment)
 
     @staticmethod
-    def backward(ctx, v):
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         grad, weight, assignment = ctx.saved_tensors
         by_grad = by_weight = None
         if ctx.needs_input_grad[0]:
@@ -95,16 +105,23 @@ class _GradWeight(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad, x, assignment, n_tiles, kernel, conv):
+    def forward(
+        grad: Tensor,
+        x: Tensor,
+        assignment: Tensor,
+        n_tiles: int,
+        kernel: Sequence[int],
+        conv: _Conv,
+    ) -> tuple[Tensor, Tensor]:
         return ops.grad_weight(grad, x, assignment, n_tiles, list(kernel), *conv)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         grad, x, assignment, ctx.n_tiles, ctx.kernel, ctx.conv = inputs
         ctx.save_for_backward(grad, x, assignment)
 
     @staticmethod
-    def backward(ctx, v, v_bias):
+    def backward(ctx: Any, v: Tensor, v_bias: Tensor) -> tuple[Tensor | None, ...]:
         grad, x, assignment = ctx.saved_tensors
         by_grad = by_x = None
         if ctx.needs_input_grad[0]:

@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -136,7 +137,7 @@ def argsort_rows(keys: Tensor) -> Tensor:
     order = torch.empty(keys.shape, dtype=torch.long)
     sizes = [ctypes.c_int64(n) for n in (*keys.shape, torch.get_num_threads())]
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (keys, order)]
-    _library().rapa_argsort_rows(pointers[0], *sizes, pointers[1])
+    _loaded().rapa_argsort_rows(pointers[0], *sizes, pointers[1])
     return order
 
 
@@ -145,7 +146,14 @@ def _rows(assignment: Tensor) -> Tensor:
     return assignment if assignment.stride(1) == 1 else assignment.contiguous()
 
 
-def _layer(size, out_channels, n_tiles, assignment, geometry, strides=(0, 0, 0, 0)) -> _Layer:
+def _layer(
+    size: Sequence[int],
+    out_channels: int,
+    n_tiles: int,
+    assignment: Tensor,
+    geometry: Geometry,
+    strides: Sequence[int] = (0, 0, 0, 0),
+) -> _Layer:
     left, _, top, _ = geometry.padding
     return _Layer(
         *size, *geometry.size, top, left, *geometry.output, out_channels, *geometry.kernel,
@@ -154,11 +162,18 @@ def _layer(size, out_channels, n_tiles, assignment, geometry, strides=(0, 0, 0, 
     )  # fmt: skip
 
 
-def _call(product: str, layer: _Layer, *tensors: Tensor | None) -> None:
+def _call(product: str, layer: _Layer, first: Tensor, *rest: Tensor | None) -> None:
     """Call a compiled product; its type is that of the first tensor."""
-    function = getattr(_library(), f"rapa_{product}_{_SUFFIXES[tensors[0].dtype]}")
-    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    function = getattr(_loaded(), f"rapa_{product}_{_SUFFIXES[first.dtype]}")
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (first, *rest)]
     function(ctypes.byref(layer), *pointers)
+
+
+def _loaded() -> ctypes.CDLL:
+    """The compiled products, where :func:`serves` found them."""
+    library = _library()
+    assert library is not None
+    return library
 
 
 @functools.cache

@@ -7,6 +7,7 @@ included.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,17 +24,17 @@ _MOST_PATCHES = 2**31 - 1
 def check_product(
     *,
     assignment: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     x: Tensor | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     grad: Tensor | None = None,
-    input_size: list[int] | None = None,
-    n_tiles: int | None = None,
-    kernel: list[int] | None = None,
+    input_size: Sequence[int] = (),
+    n_tiles: int = 0,
+    kernel: Sequence[int] = (),
 ) -> Geometry:
     """Check all that one of the three products is given.
 
@@ -62,13 +63,16 @@ def check_product(
         if tensor is not None:
             check_plain(name, tensor, n_dims)
     some = grad if x is None else x
+    assert some is not None  # of x and grad a product takes one at least
     batch, like = some.shape[0], ("gradient" if x is None else "input", some)
     if weight is not None:
         n_tiles, out_channels, per_group, *kernel = weight.shape
     else:
+        assert x is not None
+        assert grad is not None
         out_channels, per_group = grad.shape[1], x.shape[1] // groups if groups > 0 else 0
     channels = per_group * groups
-    input_size = tuple(input_size if x is None else x.shape[2:])
+    input_size = tuple(input_size) if x is None else tuple(x.shape[2:])
     sizes = {"channels": channels, "out_channels": out_channels, "n_tiles": n_tiles}
     _check_sizes(sizes, input_size, kernel, stride, padding, dilation, groups)
     geometry = Geometry.of(input_size, kernel, stride, padding, dilation)
@@ -97,7 +101,15 @@ def check_plain(name: str, tensor: Tensor, n_dims: int) -> None:
         raise ValueError(f"{name}: got a negated or conjugated view, expected numbers as they are")
 
 
-def _check_sizes(sizes, input_size, kernel, stride, padding, dilation, groups) -> None:
+def _check_sizes(
+    sizes: Mapping[str, int],
+    input_size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> None:
     """Integers, each as many and as large as can be."""
     pairs = {"input size": (input_size, 0), "kernel": (kernel, 1), "stride": (stride, 1),
              "dilation": (dilation, 1)}  # fmt: skip

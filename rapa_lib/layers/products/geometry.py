@@ -1,5 +1,6 @@
 """Where the patches of an image lie, and how kernels lie in memory."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,16 +24,29 @@ class Geometry(NamedTuple):
     dilation: tuple[int, int]
 
     @classmethod
-    def of(cls, input_size, kernel, stride, padding, dilation) -> "Geometry":
+    def of(
+        cls,
+        input_size: Sequence[int],
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> "Geometry":
+        """The geometry of inputs of that (height, width), before padding."""
         if min(stride) < 1:
             raise ValueError(f"stride: got {tuple(stride)}, allowed: numbers of at least 1")
         left, right, top, bottom = padding
         size = (input_size[0] + top + bottom, input_size[1] + left + right)
-        output = tuple(
+        height, width = (
             (size[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
         )
         return cls(
-            size, tuple(kernel), output, tuple(stride), (left, right, top, bottom), tuple(dilation)
+            size=size,
+            kernel=(kernel[0], kernel[1]),
+            output=(height, width),
+            stride=(stride[0], stride[1]),
+            padding=(left, right, top, bottom),
+            dilation=(dilation[0], dilation[1]),
         )
 
     @property

@@ -13,6 +13,8 @@ To ``torch.compile`` these custom operators are opaque: one graph, the same numb
 in :mod:`rapa_lib.layers.products.autograd`.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from rapa_lib.layers.products.door import check_product
 from rapa_lib.layers.products.geometry import Geometry, kernels_of
 
 
-def _path(tensor: Tensor, groups: int):
+def _path(tensor: Tensor, groups: int) -> ModuleType:
     return compiled if compiled.serves(tensor, groups) else gathered
 
 
@@ -88,17 +90,45 @@ def grad_weight(
 
 
 @forward.register_fake
-def _(x, weight, bias, assignment, stride, padding, dilation, groups):
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    assignment: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
     geometry = Geometry.of(x.shape[2:], weight.shape[3:], stride, padding, dilation)
     return x.new_empty(len(x), *geometry.output, weight.shape[1]).permute(0, 3, 1, 2)
 
 
 @grad_input.register_fake
-def _(grad, weight, assignment, input_size, stride, padding, dilation, groups):
+def _(
+    grad: Tensor,
+    weight: Tensor,
+    assignment: Tensor,
+    input_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
     return grad.new_empty(len(grad), *input_size, weight.shape[2] * groups).permute(0, 3, 1, 2)
 
 
 @grad_weight.register_fake
-def _(grad, x, assignment, n_tiles, kernel, stride, padding, dilation, groups):
+def _(
+    grad: Tensor,
+    x: Tensor,
+    assignment: Tensor,
+    n_tiles: int,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
     matrices = grad.new_empty(n_tiles, *kernel, x.shape[1] // groups, grad.shape[1])
     return kernels_of(matrices), grad.new_empty(n_tiles, grad.shape[1])
