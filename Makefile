@@ -7,6 +7,7 @@
 #   make tables STUDY=…               a study's tables and report from its records, untrained
 #   make test                         all tests
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
+#   make test-fuzz                    ten minutes of random calls of the products under sanitizers
 #   make lab                          JupyterLab
 #   make lint                         ruff, notebooks too, and the type checker
 
@@ -20,7 +21,7 @@ WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
-.PHONY: study tables test test-slurm lab lint install
+.PHONY: study tables test test-slurm test-fuzz lab lint install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -36,6 +37,9 @@ test: .venv/installed
 
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm tests/test_slurm.py $(PYTEST_ARGS)
+
+test-fuzz: .venv/installed
+	$(BIN)/python -m pytest -m fuzz tests/layers/products/test_fuzz.py $(PYTEST_ARGS)
 
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab $(LAB_ARGS)

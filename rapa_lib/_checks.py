@@ -56,6 +56,60 @@ def check_bool(name: str, value: Any) -> bool:
     return value
 
 
+def check_memory(name: str, needed: int, what: str) -> None:
+    """Raise ValueError if something is known not to fit into the memory that is there.
+
+    Args:
+        name: the argument that asks for it.
+        needed: bytes.
+        what: what takes them, in words, for the message.
+    """
+    there = available_memory()
+    if there is not None and needed > there:
+        raise ValueError(
+            f"{name}: {what} need {needed / 1e9:,.1f} GB of memory, allowed: the "
+            f"{there / 1e9:,.1f} GB that are free"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say.
+
+    The least of what the machine has and what the control groups of this process (a container, a
+    cluster's job) leave it.
+    """
+    free = [kilobytes * 1024 for kilobytes in _counts(Path("/proc/meminfo"), "MemAvailable:")]
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):  # version 1
+            root, names = Path("/sys/fs/cgroup/memory"), ("limit_in_bytes", "usage_in_bytes")
+        elif not controllers:
+            root, names = Path("/sys/fs/cgroup"), ("max", "current")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            numbers = [_text(folder / f"memory.{name}").strip() for name in names]
+            if folder.is_relative_to(root) and all(map(str.isdigit, numbers)):
+                # What files left in memory is taken back when there is need.
+                cached = sum(_counts(folder / "memory.stat", "inactive_file"))
+                free.append(max(0, int(numbers[0]) - max(0, int(numbers[1]) - cached)))
+    return min(free, default=None)
+
+
+def _counts(table: Path, name: str) -> list[int]:
+    """The number in each row of a system's table that has this name: one, or none."""
+    rows = map(str.split, _text(table).splitlines())
+    return [int(row[1]) for row in rows if len(row) > 1 and row[0] == name and row[1].isdigit()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 class Checked:
     """Base of frozen dataclasses whose fields check themselves when an object is made.
 

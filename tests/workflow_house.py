@@ -34,7 +34,7 @@ def command(config, results, *options):
     return [sys.executable, "workflow/scripts/run_study.py", config, "--results", results, *options]
 
 
-def execute(house, *args, environment=os.environ, seconds=300):
+def execute(house, *args, environment=os.environ, seconds=900):
     return subprocess.run(
         [str(arg) for arg in args], cwd=house, env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=seconds,

@@ -1,7 +1,9 @@
 """The analog products and pulsed updates compiled for the CPU at hand: float32.
 
 ``kernels.cpp`` is compiled and kept as :mod:`rapa_lib.layers.products.compiled` does it, which also
-says when it serves. Else :mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the
+says when it serves. What is handed over as a raw pointer was checked by
+:meth:`AnalogTileArray._check`; here it is laid out as the source reads it. Else
+:mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the
 work in PyTorch; both follow :func:`torch.manual_seed`, but draw other numbers.
 """
 
@@ -89,7 +91,7 @@ def forward(
     """See :func:`rapa_lib.analog._products.forward`."""
     y = x.new_empty(len(x), *geometry.output, matrices.shape[2])
     assignment = _rows(assignment)
-    bias = None if bias is None else bias.contiguous()
+    matrices, bias = matrices.contiguous(), None if bias is None else bias.contiguous()
     layer = _layer(x.shape, matrices.shape[2], len(matrices), assignment, geometry, x.stride())
     _call("analog_forward", layer, _Periphery.of(io), x, matrices, bias, assignment, y)
     return y.permute(0, 3, 1, 2)
@@ -104,6 +106,7 @@ def backward(
     io: IOParameters,
 ) -> Tensor:
     """See :func:`rapa_lib.analog._products.backward`."""
+    matrices = matrices.contiguous()
     channels = matrices.shape[1] // (geometry.kernel[0] * geometry.kernel[1])
     by_x = grad.new_empty(len(grad), *input_size, channels)
     assignment = _rows(assignment)
@@ -125,8 +128,11 @@ def update(
     """Send the pulses of patches of x, errors d and a rate to devices with constant steps."""
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
-    where = (x, pixels_of(d), assignment)
-    _call("pulsed_update", layer, _Pulses.of(*pulses), *where, matrices, *points)
+    where, laid_out = (x, pixels_of(d), assignment), matrices.contiguous()
+    devices = [values.contiguous() for values in points]
+    _call("pulsed_update", layer, _Pulses.of(*pulses), *where, laid_out, *devices)
+    if laid_out is not matrices:
+        matrices.copy_(laid_out)
 
 
 def count(
@@ -141,7 +147,7 @@ def count(
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
     fast = pulses[0].method == "fast"
-    counts = [torch.zeros_like(matrices) for _ in range(4 if fast else 2)]
+    counts = [matrices.new_zeros(matrices.shape) for _ in range(4 if fast else 2)]
     where = (x, pixels_of(d), assignment)
     _call(
         "count_pulses", layer, _Pulses.of(*pulses), *where,

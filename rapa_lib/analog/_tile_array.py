@@ -20,8 +20,9 @@ from rapa_lib.analog._devices import (
 )
 from rapa_lib.analog._periphery import check_finite
 from rapa_lib.analog._pulses import METHODS, Counts, Trains
+from rapa_lib.layers.products.door import check_fits, check_plain, check_product
 from rapa_lib.layers.products.gathered import Blocks
-from rapa_lib.layers.products.geometry import Geometry, pixels_of
+from rapa_lib.layers.products.geometry import Geometry, kernels_of, pixels_of
 
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 # Tiles whose devices are moved at once: a dozen tensors of their size exist meanwhile.
@@ -204,6 +205,7 @@ class AnalogTileArray(nn.Module):
         self, x: Tensor, assignment: Tensor, geometry: Geometry, bias: Tensor | None = None
     ) -> Tensor:
         """:meth:`forward` of the patches of images; a bias (T, M) is added digitally."""
+        self._check(geometry, assignment, x=x, bias=bias)
         path = _compiled if _compiled.serves(x) else _products
         return path.forward(
             x, self.matrices.detach(), bias, assignment, geometry, self.config.forward
@@ -213,6 +215,7 @@ class AnalogTileArray(nn.Module):
         self, d: Tensor, assignment: Tensor, input_size: tuple[int, int], geometry: Geometry
     ) -> Tensor:
         """:meth:`backward` of the patches of images, added up where they overlap."""
+        self._check(geometry, assignment, grad=d, input_size=input_size)
         path = _compiled if _compiled.serves(d) else _products
         return path.backward(
             d, self.matrices.detach(), assignment, input_size, geometry, self.config.backward
@@ -229,6 +232,7 @@ class AnalogTileArray(nn.Module):
         update, device = self.config.update, self.config.device
         if isinstance(device, IdealDevice):
             raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
+        self._check(geometry, assignment, x=x, grad=d)
         if update.method == "sequential":
             self._update_sequentially(x, d, assignment, geometry, lr, device)
             return
@@ -327,6 +331,39 @@ class AnalogTileArray(nn.Module):
         for x, d, assignment, geometry in self._pending:
             self.update_patches(x, d, assignment, geometry, lr)
         self.forget()
+
+    def _check(self, geometry: Geometry, assignment: Tensor, **others: Any) -> None:
+        """Check all that a product or an update is given, the tiles' own tensors included.
+
+        ``others`` are arguments of :func:`check_product`. Parameters can be replaced and attributes
+        set by anyone; compiled code believes them.
+        """
+        shape = (self.n_tiles, self.out_features, self.in_features)
+        check_plain("weight", self.weight, 3)
+        check_fits("weight", self.weight, shape, ("weight", self.weight))
+        per_pixel = math.prod(geometry.kernel)
+        if self.in_features % per_pixel:
+            raise ValueError(
+                f"kernel: got {tuple(geometry.kernel)}, which does not divide in_features = "
+                f"{self.in_features}"
+            )
+        size = (*geometry.kernel, self.in_features // per_pixel)
+        kernels = kernels_of(self.matrices.detach().unflatten(1, size))
+        checked = check_product(
+            weight=kernels, assignment=assignment, stride=geometry.stride,
+            padding=geometry.padding, dilation=geometry.dilation, groups=1, **others,
+        )  # fmt: skip
+        if checked != geometry:
+            raise ValueError(f"geometry: got {geometry}, expected {checked}")
+        if not self.is_ideal and {"x", "grad"} <= others.keys():  # an update moves the devices
+            steps = zip(self.weight.shape, self.weight.stride(), strict=True)
+            if any(n > 1 and step == 0 for n, step in steps):
+                raise ValueError(
+                    "weight: got an expanded tensor, expected a number for each device"
+                )
+            for name, values in self.points()._asdict().items():
+                check_plain(name, values, 3)
+                check_fits(name, values, shape, ("weight", self.weight))
 
     def _groups(self, groups: Tensor | None, vectors: Tensor, name: str, width: int) -> Tensor:
         """Groups as an assignment (P, 1), once vectors and groups are checked."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from rapa_lib._checks import check_bool, check_int
 from rapa_lib.data.image_files import (
     SPLITS,
+    check_pixels,
     decode,
     jpeg_quality,
     open_class_folders,
@@ -304,6 +305,7 @@ def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
 def _resize_dataset(dataset: Dataset, size: tuple[int, int]) -> Dataset:
     parts: dict[str, Any] = {}
     for part in ("train_images", "test_images"):
+        check_pixels(len(getattr(dataset, part)), size, dataset.in_channels)
         pixels = getattr(dataset, part).permute(0, 2, 3, 1).squeeze(3).contiguous().numpy()
         arrays = [np.asarray(resize(Image.fromarray(array), size)) for array in pixels]
         parts[part] = to_tensor(np.stack(arrays))

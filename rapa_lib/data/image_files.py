@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rapa_lib._checks import check_memory
+
 SPLITS = ("train", "test")
 
 # One split of a folder: what errors call each image, its encoded bytes or its file, and its label.
@@ -126,9 +128,14 @@ def decode(images: Images, size: tuple[int, int] | None) -> tuple[Tensor, set, b
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=_FORMATS) as image:
-                if image.mode.startswith(("I", "F")):
+                if _is_deep(image):
                     raise ValueError("more than 8 bits a channel")
-                pixels = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+                mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+                if not arrays:
+                    check_pixels(len(images), size or image.size[::-1], len(mode))
+                pixels = image.convert(mode)
+        except _TooLargeError as error:
+            raise ValueError(f"{where}: {error}") from None
         except Exception as error:  # Pillow raises many kinds on malformed files
             wanted = f"a whole 8-bit image ({', '.join(_FORMATS)})"
             raise ValueError(f"{where}: expected {wanted}; {error}") from error
@@ -141,6 +148,32 @@ def decode(images: Images, size: tuple[int, int] | None) -> tuple[Tensor, set, b
     if len({array.ndim for array in arrays}) > 1:  # grey images among coloured ones
         arrays = [a if a.ndim == 3 else np.repeat(a[..., None], 3, axis=2) for a in arrays]
     return to_tensor(np.stack(arrays)), tables, size is not None and set(sizes) != {size}
+
+
+class _TooLargeError(ValueError):
+    """More pixels than there is memory for."""
+
+
+def check_pixels(n: int, size: tuple[int, int], channels: int) -> None:
+    """Raise ValueError if n images of (height, width) pixels are more than the memory holds."""
+    height, width = size
+    what = f"{n:,} images of {height} × {width} pixels"
+    try:
+        # Thrice: one by one, stacked, and in the order of a tensor.
+        check_memory("image_size", 3 * n * height * width * channels, what)
+    except ValueError as error:
+        raise _TooLargeError(error) from None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file holds more than 8 bits a channel, which Pillow cuts off from colours."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    for _, _, _, form in image.tile:
+        raw, *most = form if isinstance(form, tuple) else (form,)
+        if ";16" in str(raw) or any(type(value) is int and value > 255 for value in most):
+            return image.format in ("PNG", "PPM")
+    return False
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -66,6 +66,13 @@ _ENTRIES = (
         ),
     ),
     Entry(
+        "fault_tolerance",
+        "Broken tiles",
+        needs="network",
+        tables=("fault_tolerance", "fault_tolerance_repairs"),
+        figures=("fault_tolerance",),
+    ),
+    Entry(
         "adversarial_robustness",
         "Adversarial robustness",
         needs="network",
@@ -84,18 +91,16 @@ _ENTRIES = (
         figures=("analog_training", "analog_training_imperfections"),
     ),
     Entry(
-        "fault_tolerance",
-        "Broken tiles",
-        needs="network",
-        tables=("fault_tolerance", "fault_tolerance_repairs"),
-        figures=("fault_tolerance",),
-    ),
-    Entry(
         "acceleration",
         "Acceleration",
         needs="nothing",
-        tables=("acceleration",),
-        figures=("acceleration", "acceleration_layers", "acceleration_pareto"),
+        tables=("acceleration", "acceleration_costs", "acceleration_bandwidth"),
+        figures=(
+            "acceleration",
+            "acceleration_layers",
+            "acceleration_pareto",
+            "acceleration_bandwidth",
+        ),
     ),
     Entry(
         "tiles_accuracy",

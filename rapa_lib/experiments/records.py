@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -14,15 +15,21 @@ import pandas as pd
 import torch
 
 from rapa_lib._files import whole_file
+from rapa_lib.experiments.provenance import RULES_VARIABLE, code_hash
 from rapa_lib.layers.products.compiled import serves
 
 PACKAGE = "rapa-convnets"
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Say what computed a result: commit, versions, device, threads, and which tiled products."""
+    """Say what computed a result: code, rules, versions, device, threads, which tiled products.
+
+    The rules are those that a study judges by; a run by hand has none.
+    """
     return {
         "git_commit": git_commit(),
+        "code_sha256": code_hash(),
+        "rules_sha256": os.environ.get(RULES_VARIABLE),
         "package_version": package_version(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),

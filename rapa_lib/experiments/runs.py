@@ -8,8 +8,8 @@ import pandas as pd
 from rapa_lib.experiments.archive import Archive
 
 KEPT = (
-    "git_commit", "package_version", "torch_version", "python_version", "device", "threads",
-    "products", "data_fingerprint",
+    "git_commit", "code_sha256", "rules_sha256", "package_version", "torch_version",
+    "python_version", "device", "threads", "products", "data_fingerprint",
 )  # fmt: skip
 """Entries of a record that the table repeats, where a record has them."""
 

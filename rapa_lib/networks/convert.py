@@ -42,7 +42,8 @@ def convert_to_rapa(
 
     Raises:
         ValueError: for a name that is no convolution of the model, a number of tiles out of range,
-            an unknown tiling, a parametrized or lazy convolution, or a model without convolutions.
+            an unknown tiling, a parametrized, pruned or lazy convolution, one with hooks or a
+            forward of its own, or a model without convolutions.
         TypeError: if an argument is of the wrong type.
     """
     if not isinstance(model, nn.Module):
@@ -57,6 +58,14 @@ def convert_to_rapa(
             raise ValueError(f"model: layer {name!r} is lazy; run the model once before")
         if parametrize.is_parametrized(convs[name]):
             raise ValueError(f"model: layer {name!r} is parametrized; remove that before")
+        kind = type(convs[name])
+        own = [f for f in ("forward", "_conv_forward") if _is_own(convs[name], f)]
+        if own:
+            raise ValueError(
+                f"model: layer {name!r} ({kind.__name__}) has its own {own[0]}, which tiles would "
+                "not run; allowed: Conv2d's"
+            )
+        _check_hooks(name, convs[name])
     if input_size is not None:
         patches = count_patches(model, input_size)
         for name, count in tiles.items():
@@ -140,12 +149,33 @@ def _tiles_by_layer(
     return {name: check_int(f"n_tiles[{name!r}]", n, low=1) for name, n in n_tiles.items()}
 
 
+def _is_own(layer: nn.Module, method: str) -> bool:
+    """Whether a convolution's method is not Conv2d's."""
+    return method in vars(layer) or getattr(type(layer), method) is not getattr(nn.Conv2d, method)
+
+
+def _check_hooks(name: str, layer: nn.Module) -> None:
+    """Raise ValueError if a layer that is to be replaced does more than its forward says."""
+    if any(key.endswith("_mask") for key in layer._buffers):
+        raise ValueError(
+            f"model: layer {name!r} is pruned; make that permanent before "
+            "(torch.nn.utils.prune.remove)"
+        )
+    for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        if getattr(layer, kind):
+            raise ValueError(
+                f"model: layer {name!r} has hooks ({kind.strip('_')}), which its replacement would "
+                "not have; remove them before"
+            )
+
+
 def _replace(model: nn.Module, make: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
     """Swap modules for what ``make(name, module)`` returns; None keeps one. Sharing is kept."""
     found = {}
     for name, layer in model.named_modules():
         new = make(name, layer)
         if new is not None:
+            _check_hooks(name, layer)
             found[layer] = new
     if model in found:
         return found[model]

@@ -69,9 +69,11 @@ class RapaConvNet(nn.Module):
             tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation,
             noise,
         )  # fmt: skip
-        *_, (height, width) = shape.plane_sizes(image_size)
+        *_, (height, width) = sizes = shape.plane_sizes(image_size)
         if shape.kind.enlarged:
             shape = shape.enlarged(in_channels, n_classes, (height, width))
+        if torch.empty(0).device.type == "cpu":
+            shape.check_room(in_channels, n_classes, sizes)
         sites = shape.sites(in_channels)
         self.tiling = shape.tiling
         self.channels = shape.channels

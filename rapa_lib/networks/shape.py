@@ -10,6 +10,7 @@ from torch import nn
 from rapa_lib._checks import (
     Checked,
     check_int,
+    check_memory,
     check_real,
     check_sequence,
     choice,
@@ -149,6 +150,23 @@ class NetworkShape(Checked):
                 f"{target} parameters of n_tiles = {self.n_tiles}; the nearest is {best}"
             )
         return replace(self, channels=best)
+
+    def check_room(self, in_channels: int, n_classes: int, sizes: Sequence[Size]) -> None:
+        """Check that the parameters and one image fit into the memory that is there.
+
+        Args:
+            in_channels, n_classes: of the network.
+            sizes: of :meth:`plane_sizes`.
+
+        Raises:
+            ValueError: with the numbers, if not.
+        """
+        n_tiles = [site.n_tiles for site in self.sites(in_channels)]
+        numbers = self._parameters(in_channels, n_classes, sizes[-1], self.channels, n_tiles)
+        planes = zip((in_channels, *self.channels), (sizes[0], *sizes[:-1]), strict=True)
+        numbers += sum(channels * height * width for channels, (height, width) in planes)
+        what = f"the parameters and one image of {sizes[0][0]} × {sizes[0][1]} pixels"
+        check_memory("image_size, channels, n_tiles", 4 * numbers, what)
 
     def _parameters(
         self,

@@ -58,6 +58,13 @@ def measured(name):
     return (reference()[f"{name}{part}"].double() for part in ("mean", "std"))
 
 
+def beyond(draws, mean, std, n, rounding, errors=4):
+    """Whether the mean of any entry is off by more than so many standard errors."""
+    draws = draws.double()
+    allowed = errors * (std**2 / n + draws.var(0) / len(draws)).sqrt() + rounding
+    return bool(((draws.mean(0) - mean).abs() > allowed).any())
+
+
 def assert_agrees(draws, mean, std, n, *, rounding=0.0, errors=4, spread=0.05):
     """Draws (m, …) against mean and standard deviation of n others."""
     draws = draws.double()
@@ -99,9 +106,18 @@ def test_products(variant, direction):
         off = getattr(tile, direction)(vectors) - mean
         assert (off.abs() <= 1e-4 * size).all()
         return
-    draws = getattr(tile, direction)(vectors.repeat(16_000, 1)).view(16_000, *mean.shape)
+
+    def draw():
+        return getattr(tile, direction)(vectors.repeat(16_000, 1)).view(16_000, *mean.shape)
+
+    draws = draw()
     # Its means and deviations of thousands of equal float32 numbers are off by so much.
-    assert_agrees(draws, mean, std, 4000, rounding=1e-4 * size)
+    rounding = 1e-4 * size
+    if beyond(draws, mean, std, 4000, rounding):
+        # One of some hundred entries is beyond four standard errors by chance in one of forty such
+        # tests, and the draws are others on every kind of CPU: three times as many decide.
+        draws = torch.cat([draws, draw(), draw()])
+    assert_agrees(draws, mean, std, 4000, rounding=rounding)
 
 
 def test_a_vector_of_zeros_gives_zeros():

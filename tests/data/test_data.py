@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -565,6 +566,41 @@ def test_parquet_names_the_row_of_a_bad_image(tmp_path, spoil, message):
     images[1] = spoil(images[1])
     folder = parquet_folder(tmp_path / "bad", images, grey(2, side=64))
     with pytest.raises(ValueError, match=message):
+        load_dataset(folder)
+
+
+def deep(kind):
+    """A colour image of 16 bits a channel; Pillow writes none."""
+    if kind == "PPM":
+        return b"P6 4 4 65535\n" + bytes(range(96))
+
+    def chunk(name, data):
+        check = zlib.crc32(name + data)
+        return len(data).to_bytes(4, "big") + name + data + check.to_bytes(4, "big")
+
+    channels = {2: 3, 4: 2, 6: 4}[kind]
+    header = (4).to_bytes(4, "big") * 2 + bytes((16, kind, 0, 0, 0))
+    rows = 4 * (b"\0" + bytes(range(8 * channels)))
+    end = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
+
+
+@pytest.mark.parametrize("kind", [2, 4, 6, "PPM"])
+def test_colours_of_16_bits_are_refused_and_not_cut(tmp_path, kind):
+    folder = parquet_folder(tmp_path / "deep", [deep(kind)] * 2, [deep(kind)] * 2)
+    with pytest.raises(ValueError, match=r"row 0.*a whole 8-bit image.*more than 8 bits a channel"):
+        load_dataset(folder)
+
+
+def test_images_that_have_no_room_are_refused_with_numbers(tmp_path, monkeypatch):
+    folder = whole_folder(tmp_path)
+    message = r"image_size: 4 images of 1000000 × 1000000 pixels need 36,000.0 GB of memory, all"
+    with pytest.raises(ValueError, match=message):
+        load_dataset(folder, image_size=10**6)
+    with pytest.raises(ValueError, match=r"image_size: 4,000 images .* need 12,000,000.0 GB"):
+        load_dataset("mnist5k", image_size=10**6)
+    monkeypatch.setattr("rapa_lib._checks.available_memory", lambda: 500)
+    with pytest.raises(ValueError, match=r"row 0: image_size: 4 images of 8 × 8 pixels need"):
         load_dataset(folder)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from rapa_lib import (
     PerforatedConv2d,
@@ -146,6 +146,39 @@ def test_layers_that_cannot_be_replicated_are_named():
     normed = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(1, 1, 3)))
     with pytest.raises(ValueError, match="layer '0' is parametrized"):
         convert_to_rapa(normed, 2)
+
+
+class Doubling(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Plain(nn.Conv2d):
+    pass
+
+
+def test_what_tiles_would_not_do_is_refused_and_not_dropped():
+    pruned = prune.l1_unstructured(nn.Conv2d(1, 1, 3), "weight", 0.5)
+    patched = nn.Conv2d(1, 1, 3)
+    patched.forward = lambda x: x
+    hooked = nn.Conv2d(1, 1, 3)
+    hooked.register_forward_hook(lambda *_: None)
+    for layer, message in (
+        (Doubling(1, 1, 3), r"layer '1' \(Doubling\) has its own forward"),
+        (patched, "layer '1' .* has its own forward"),
+        (pruned, "layer '1' is pruned"),
+        (hooked, r"layer '1' has hooks \(forward_hooks\)"),
+    ):
+        model = nn.Sequential(nn.Conv2d(1, 1, 3), layer)
+        for inplace in (True, False):
+            with pytest.raises(ValueError, match=message):
+                convert_to_rapa(model, 2, inplace=inplace)
+        assert type(model[0]) is nn.Conv2d
+        assert type(convert_to_rapa(model, {"0": 2}, inplace=True)[0]) is RapaConv2d
+    rapa = convert_to_rapa(nn.Sequential(Plain(1, 1, 3)), 2)
+    rapa[0].register_forward_pre_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"layer '0' has hooks \(forward_pre_hooks\)"):
+        merge_tiles(rapa)
 
 
 def test_a_failed_conversion_in_place_changes_nothing():

@@ -375,3 +375,18 @@ def test_bad_arguments_are_named(arguments, error, message):
 def test_an_image_of_the_wrong_channels_is_refused():
     with pytest.raises(ValueError, match="got 1 channels, this layer takes 3"):
         RapaConvNet()(images(2, 1))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"image_size": 10**6}, {"channels": (10**9, 32, 64)}, {"n_tiles": (10**12, 4, 1)}],
+)
+def test_a_network_that_has_no_room_is_refused_with_numbers(arguments):
+    arguments = {"image_size": 10**6} | arguments
+    with pytest.raises(ValueError, match=r"image_size.*need [\d,.]+ GB of memory, allowed: the "):
+        RapaConvNet(**arguments)
+
+
+def test_a_network_without_memory_may_have_any_size():
+    with torch.device("meta"):
+        assert RapaConvNet(image_size=10**4).classifier.weight.is_meta

@@ -71,8 +71,8 @@ def test_the_report_judges_a_committed_study(tmp_path):
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
     pages = "".join(data.get("text/html", "") for data in outputs)
     assert pages.count("data:image/png;base64,") >= 10
-    assert all(f'id="tests-{name}"' in pages for name in ("C1", "C4", "N1"))
-    assert (tmp_path / "claims.csv").read_text().startswith("id,claim,test,setting,rule,mean")
+    assert all(f'id="claim-{name}"' in pages for name in ("C1", "C4", "N1"))
+    assert (tmp_path / "claims.csv").read_text().startswith("id,claim,role,endpoint,against")
     assert "| C1" in (tmp_path / "claims.md").read_text()
 
 

@@ -222,18 +222,20 @@ def test_the_report_is_one_page_with_every_figure_and_verdict(smoke):
     ids = re.findall(r' id="([\w-]+)"', page)
     assert set(re.findall(r'href="#([\w-]+)"', page)) <= set(ids)
     for row in rows(smoke.folder / "claims.csv"):
-        assert f'id="tests-{row["id"]}"' in page
+        assert f'id="claim-{row["id"]}"' in page
     assert "failed: none" in page
     assert "Traceback" not in page
 
 
 def test_the_claims_of_a_study_are_judged_from_its_tables(smoke):
-    claims, min_seeds = read_claims(yaml.safe_load((ROOT / "config/claims/paper.yaml").read_text()))
+    rules = read_claims(yaml.safe_load((ROOT / "config/claims/paper.yaml").read_text()))
     tables = {path.stem: pd.read_csv(path) for path in smoke.folder.glob("*.csv")}
-    write_table(smoke.folder.parent / "judged.csv", judge_claims(claims, tables, min_seeds))
+    write_table(smoke.folder.parent / "judged.csv", judge_claims(rules, tables))
     judged = rows(smoke.folder.parent / "judged.csv")
     assert judged == rows(smoke.folder / "claims.csv")
-    assert {row["verdict"] for row in judged} == {"no verdict", "not measured"}  # one seed
+    one_seed = {"undecided", "not testable here", "not measured"}
+    assert {row["verdict"] for row in judged} <= one_seed | {"holds", "does not hold"}
+    assert {row["verdict"] for row in judged if row["method"] != "exact"} <= one_seed
 
 
 def test_every_run_is_listed_with_what_it_took(smoke):
@@ -297,10 +299,13 @@ def test_the_summary_of_filter_similarity_answers_from_its_tables(smoke):
     assert text.startswith(f"# {smoke.study.description}\n")
     last = [row for row in rows(smoke.folder / "filter_similarity.csv") if row["epoch"] == "2"]
     assert len(last) == 2
+    ends = sorted(float(row["between_tiles"]) for row in last)
+    assert f"mean cosine of {ends[0]:.3f} to {ends[-1]:.3f}" in text
     for row in last:
-        assert f"layer `{row['layer']}` of tiles 16-4-1: cosine between tiles" in text
-        assert f"cosine between tiles {float(row['between_tiles']):.3f} (" in text
-    assert "**C2a**, relu, max pooling, batch normalisation, deviations × 0.25: " in text
+        number = int(row["layer"].split(".")[1]) + 1
+        shown = re.search(rf"^\| convolution {number} +\| 1 +\| (\S+) +\|", text, re.M)
+        assert float(shown[1]) == pytest.approx(float(row["between_tiles"]), abs=6e-4)
+    assert "**C2a**" in text
     assert last[0]["data_fingerprint"] in text
     for image in re.findall(r"\]\((.*?)\)", text):
         assert (smoke.folder / image).exists()

@@ -23,6 +23,7 @@ from study import ROOT
 from traitlets.config import Config
 
 from rapa_lib._files import whole_file
+from rapa_lib.experiments.provenance import RULES_VARIABLE, rules_hash
 
 POLL_SECONDS = 0.5
 
@@ -35,6 +36,7 @@ def main() -> None:
     arguments.add_argument("notebook", type=Path)
     arguments.add_argument("executed", type=Path)
     arguments.add_argument("--parameters", type=json.loads, required=True, help="JSON")
+    arguments.add_argument("--rules", type=Path, help="by which its study is judged")
     arguments.add_argument("--minutes", type=float, help="of wall time, then it has failed")
     arguments.add_argument("--memory-gb", type=float, help="resident, times the attempt's number")
     arguments.add_argument("--attempt", type=int, default=1, help="from 1")
@@ -47,6 +49,8 @@ def main() -> None:
     fcntl.flock(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
     for stale in (folder / "failed.ipynb", folder / "error.json", *folder.glob(".part-*")):
         stale.unlink(missing_ok=True)
+    if options.rules is not None:
+        os.environ[RULES_VARIABLE] = rules_hash(options.rules)
     os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
     running = folder / "running.ipynb"
     memory_gb = None if options.memory_gb is None else options.memory_gb * options.attempt

@@ -24,7 +24,9 @@ from rapa_lib.experiments.accuracy import Accuracy
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.claims import read_claims
 from rapa_lib.experiments.protocol import Experiment, experiment
+from rapa_lib.experiments.provenance import code_hash, rules_hash
 from rapa_lib.experiments.recipe import choose_device
+from rapa_lib.experiments.records import git_commit
 from rapa_lib.experiments.trained import Trained
 
 
@@ -44,6 +46,7 @@ def main() -> None:
         check_runs(study)
         read_claims(yaml.safe_load(Path(study.claims).read_text(encoding="utf-8")))
         folder = writable_folder("results", options.results / study.name)
+        check_fixed(study, folder)
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"study not started: {error}") from error
     with sole_user(folder) as lock:
@@ -119,6 +122,30 @@ def read_settings(kind: type[Experiment], run: Run) -> Any:
         )
     choose_device(run.parameters.get("device", "auto"))
     return kind.of(**{name: run.parameters[name] for name in run.parameters if name in known})
+
+
+def check_fixed(study: Study, folder: Path) -> None:
+    """Raise for a confirmatory study whose rules or code are not those of its first record."""
+    if not study.confirmatory:
+        return
+    if (commit := git_commit()).endswith("-dirty"):
+        raise ValueError(
+            f"confirmatory: the code differs from commit {commit.removesuffix('-dirty')}; commit "
+            "it before the study starts"
+        )
+    now = {"code_sha256": code_hash(), "rules_sha256": rules_hash(ROOT / study.claims)}
+    for path in sorted((folder / "runs").glob("*/*/record.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # damaged: removed, and made again
+        for name, value in now.items():
+            if record.get(name) != value:
+                raise ValueError(
+                    f"confirmatory: {name} is {value[:12]}…, but that of {path.parent} is "
+                    f"{str(record.get(name))[:12]}…; rules and code stand before the first record: "
+                    "give the study another name"
+                )
 
 
 @contextmanager

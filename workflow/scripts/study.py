@@ -77,7 +77,8 @@ class Limits:
 class Study:
     """A study: its experiments' runs and their limits, and the rules by which it is judged.
 
-    ``gpu_percent`` is the share of one GPU that a run takes, 0 if it asks for none.
+    ``gpu_percent`` is the share of one GPU that a run takes, 0 if it asks for none. A
+    ``confirmatory`` study runs by rules and code that are fixed before its first record.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Study:
     limits: dict[str, Limits]
     claims: str = "config/claims/paper.yaml"
     gpu_percent: int = 0
+    confirmatory: bool = False
 
     @property
     def n_runs(self) -> int:
@@ -149,7 +151,10 @@ class Study:
             for experiment in runs
         }
         share = config.get("gpu_percent", 0)
-        return cls(config["study"], config["description"], threads, runs, limits, claims, share)
+        confirms = config.get("confirmatory", False)
+        return cls(
+            config["study"], config["description"], threads, runs, limits, claims, share, confirms
+        )
 
 
 def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:

@@ -1,7 +1,7 @@
 """The acceleration experiment: networks on analog arrays, tiles from one to a thousand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from rapa_lib.experiments.acceleration.tables import (
 )
 from rapa_lib.experiments.protocol import Collected, Experiment, Record
 from rapa_lib.experiments.records import plain, provenance
-from rapa_lib.runtime import AnalogArrays, NetworkLayers
+from rapa_lib.runtime import AnalogArrays, DigitalSide, NetworkLayers, cost_table, tiles_within
 
 ArraySize = int | tuple[int, int]
 
@@ -41,6 +41,7 @@ class Acceleration(Experiment[None]):
         max_array_size, forward_ns, backward_ns, update_ns, analog_bias, pack_groups: see
             :class:`AnalogArrays`, whose ``max_size`` the first is.
         flops_per_s, bytes_per_s, batch_size: see :func:`rapa_lib.runtime.roofline_table`.
+        digital: what must keep up with the arrays.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -61,6 +62,7 @@ class Acceleration(Experiment[None]):
     flops_per_s: float = real(100e12, low=0, open_low=True)
     bytes_per_s: float = real(1e12, low=0, open_low=True)
     batch_size: int = integer(32, low=1)
+    digital: DigitalSide = field(default_factory=DigitalSide)
 
     def _check(self) -> None:
         _ = self.hardware  # checks its own arguments
@@ -107,6 +109,8 @@ class Acceleration(Experiment[None]):
             "config": self.settings(),
             "rows": plain(rows),
             "layers": plain(layers),
+            "costs": plain(cost_table(networks, self.n_tiles, hardware, self.digital)),
+            "bandwidth": plain(tiles_within(networks, self.n_tiles, hardware, self.digital)),
         }
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.acceleration.figures import (
+    bandwidth_figure,
     layer_time_figure,
     pareto_figure,
     speedup_figure,
@@ -29,12 +30,18 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         raise ValueError(f"records: got {len(records)}, expected one: acceleration has one run")
     (record,) = records
     table, layers = pd.DataFrame(record["rows"]), pd.DataFrame(record["layers"])
+    costs, bandwidth = pd.DataFrame(record["costs"]), pd.DataFrame(record["bandwidth"])
     return Collected(
-        tables={"acceleration": table},
+        tables={
+            "acceleration": table,
+            "acceleration_costs": costs,
+            "acceleration_bandwidth": bandwidth,
+        },
         figures={
             "acceleration": lambda: speedup_figure(table),
             "acceleration_layers": lambda: layer_time_figure(layers),
             "acceleration_pareto": lambda: pareto_figure(table),
+            "acceleration_bandwidth": lambda: bandwidth_figure(bandwidth),
         },
         answer=acceleration_answer(table),
         body=[
@@ -49,5 +56,11 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "![time of each layer](acceleration_layers.png)",
             "",
             "![speed-up against cross-points](acceleration_pareto.png)",
+            "",
+            "What digital logic must move limits the tiles that are worth having: the number of "
+            "tiles up to which the speed-up stays proportional, against the values per second that "
+            "it moves. The model and its constants, most of them assumptions: docs/run_time.md.",
+            "",
+            "![tiles with proportional speed-up against bandwidth](acceleration_bandwidth.png)",
         ],
     )

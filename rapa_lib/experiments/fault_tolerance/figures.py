@@ -22,7 +22,7 @@ from rapa_lib.instruments.statistics import mean_interval
 
 _GREY = "0.3"
 _MARKERS = "os^DvPX*"  # lines are told apart in grey, too
-_REROUTED = {False: ("not rerouted", "--"), True: ("rerouted", "-")}
+_REROUTED: dict[bool, tuple[str, Any]] = {False: ("not rerouted", "--"), True: ("rerouted", "-")}
 
 
 def fault_figure(table: pd.DataFrame) -> Figure:
@@ -92,7 +92,7 @@ def _check(table: pd.DataFrame) -> None:
 
 
 def _draw_errors(
-    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]]
+    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, dict[str, Any]]
 ) -> dict[str, str]:
     """A line of mean errors with intervals per configuration; returns what these are over."""
     unit_of = {}
@@ -114,12 +114,12 @@ def _draw_errors(
     return unit_of
 
 
-def _draw_speeds(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]]) -> None:
+def _draw_speeds(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
     """The speed-up that is left; one grey line where all configurations have the same."""
     speeds = rows.groupby(["reroute", "share_faulty"])["speed_up"]
     shared = len(looks) > 1 and (speeds.max() - speeds.min()).max() < 1e-9
     grey = {"color": _GREY, "marker": "none"}
-    lines = {None: grey} if shared else looks
+    lines: Mapping[Any, dict[str, Any]] = {None: grey} if shared else looks
     for label, look in lines.items():
         own = rows if label is None else rows[rows["label"] == label]
         for reroute, line in own.groupby("reroute"):

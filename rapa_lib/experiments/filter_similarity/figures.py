@@ -79,7 +79,7 @@ def similarity_figure(table: pd.DataFrame) -> Figure:
 
 
 def _draw_similarity(
-    axes: Axes, part: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]], *, bands: bool
+    axes: Axes, part: pd.DataFrame, looks: Mapping[str, dict[str, Any]], *, bands: bool
 ) -> None:
     """The lines of one panel: means over seeds by epoch, a band where there are several seeds."""
     for tiling, look in looks.items():
@@ -101,7 +101,7 @@ def _draw_similarity(
             baseline.index, baseline.astype(float), color=look["color"], linestyle=":", linewidth=1
         )
     axes.set_ylim(-0.12, 1.05)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # a MaxNLocator
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 
 
 def tiles_figure(table: pd.DataFrame) -> Figure:
@@ -171,7 +171,7 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
             axes.set_title(kind, size="small" if len(names) > 1 else "medium")
             axes.set_xlabel("predicted |R(δ)| (nats)")
         panels[0].set_ylabel("measured penalty (nats),\nnegative: of the other sign")
-        none = {"linestyle": "none"}
+        none: dict[str, Any] = {"linestyle": "none"}
         handles = [
             Line2D([], [], label=layer_text(layer), **look | none) for layer, look in looks.items()
         ]
@@ -202,7 +202,7 @@ def _signed_logarithms(axes: Axes, drawn: pd.DataFrame) -> None:
     axes.set_ylim(-3 * 10**high, 3 * 10**high)
 
 
-def _draw_penalties(axes: Axes, points: pd.DataFrame, look: Mapping[str, Any]) -> None:
+def _draw_penalties(axes: Axes, points: pd.DataFrame, look: dict[str, Any]) -> None:
     sign = np.sign(points["predicted"])
     axes.errorbar(
         points["predicted"].abs(), sign * points["measured"], yerr=2 * points["measured_error"],

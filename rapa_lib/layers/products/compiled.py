@@ -1,9 +1,13 @@
 """The tiled convolution's products compiled for the CPU at hand: float32 and float64, no groups.
 
 ``kernels.cpp`` is compiled when the first product is asked for (some seconds, once a machine) and
-kept in the user's cache folder. Without a C++ compiler :mod:`rapa_lib.layers.products.gathered`
-does the work, which is logged once; with the variable RAPA_KERNELS set to ``off`` it does so
-silently.
+kept in the user's cache folder, with a checksum: only a whole file is loaded. The compiler is that
+of the variable CXX, which may hold options as well; RAPA_KERNELS_FLAGS adds some, such as those of
+a sanitizer. Without a C++ compiler :mod:`rapa_lib.layers.products.gathered` does the work, which is
+logged once; with the variable RAPA_KERNELS set to ``off`` it does so silently.
+
+Everything that is handed over as a raw pointer was checked by
+:mod:`rapa_lib.layers.products.door`.
 """
 
 import ctypes
@@ -12,6 +16,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -29,6 +34,8 @@ log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _SUFFIXES = {torch.float32: "float", torch.float64: "double"}
+
+_MOST_KEYS = 2**31 - 1  # of a row: counted by 32 bits
 
 # For padded images, over all threads. Small images could do with less; more gained nothing.
 BUFFER_BYTES = 16 * 2**20
@@ -121,7 +128,10 @@ def argsort_rows(keys: Tensor) -> Tensor:
     Compiled for float32 on a CPU: drawing the assignment of 128 images of 1024 patches took 6.6 ms
     with PyTorch's sort and 1.4 ms with this one (medians of interleaved runs, two threads).
     """
-    if keys.dtype != torch.float32 or not serves(keys, 1):
+    if keys.dim() != 2:
+        raise ValueError(f"keys: got shape {tuple(keys.shape)}, expected (rows, n)")
+    served = keys.dtype == torch.float32 and serves(keys, 1) and keys.layout is torch.strided
+    if not served or keys.is_neg() or keys.shape[1] > _MOST_KEYS:
         return keys.argsort(dim=1, stable=True)
     keys = keys.contiguous()
     order = torch.empty(keys.shape, dtype=torch.long)
@@ -172,49 +182,89 @@ def _library(source: Path = _SOURCE) -> ctypes.CDLL | None:
 
     Another source than this module's may include it.
     """
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        log.warning("no C++ compiler is here: tiled convolutions run in PyTorch alone, slower")
-        return None
     try:
-        path = _cache_folder() / _file_name(compiler, source)
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # not there yet, or damaged
-            return _build(compiler, source, path)
-    except (OSError, subprocess.SubprocessError) as error:
+        command = _command()
+        kept = _cache_folder() / _file_name(command, source)
+        with tempfile.TemporaryDirectory(prefix="rapa_lib-") as folder:
+            if _is_whole(kept):
+                return ctypes.CDLL(str(kept))
+            built = Path(folder) / kept.name
+            _build(command, source, built)
+            _keep(built, kept)
+            return ctypes.CDLL(str(built))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        log.warning("tiled convolutions run in PyTorch alone, slower: compiling failed: %s", reason)
+        log.warning("tiled convolutions run in PyTorch alone, slower: %s", reason)
         return None
 
 
-def _build(compiler: str, source: Path, path: Path) -> ctypes.CDLL:
-    """Compile the products and load them; keep them at ``path`` if that can be written."""
-    with tempfile.TemporaryDirectory(prefix="rapa_lib-") as folder:
-        built = Path(folder) / path.name
-        subprocess.run(
-            [compiler, *_FLAGS, "-o", str(built), str(source)],
-            capture_output=True, check=True, text=True, timeout=300,
-        )  # fmt: skip
+def _command() -> list[str]:
+    """What compiles: the compiler's path and options, those of the environment included.
+
+    Raises:
+        ValueError: naming the variable, if there is no such compiler or quotes are left open.
+    """
+    words = []
+    for name, default in (("CXX", "c++"), ("RAPA_KERNELS_FLAGS", "")):
+        text = os.environ.get(name) or default
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as part:
-                shutil.copyfile(built, part)
-        except OSError as error:
-            log.info("compiled products are not kept: %s", error)
-        return ctypes.CDLL(str(built))
+            words += shlex.split(text)
+        except ValueError as error:
+            raise ValueError(f"{name}: got {text!r}, expected words of a shell ({error})") from None
+    path = shutil.which(words[0]) if words else None
+    if path is None:
+        raise ValueError(
+            f"CXX: got {os.environ.get('CXX') or 'c++'!r}, expected a C++ compiler that is here"
+        )
+    return [path, *words[1:]]
 
 
-def _file_name(compiler: str, source: Path) -> str:
+def _build(command: list[str], source: Path, path: Path) -> None:
+    """Compile the products into a library that ends in the checksum of what precedes it."""
+    subprocess.run(
+        [command[0], *_FLAGS, *command[1:], "-o", str(path), str(source)],
+        capture_output=True, check=True, text=True, timeout=300,
+    )  # fmt: skip
+    with path.open("r+b") as file:  # what follows the last section, loaders pass over
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(digest)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there and as it was built: a loader dies of one that is cut off."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
+
+
+def _keep(built: Path, path: Path) -> None:
+    """Copy a library into the cache folder if that can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
+            shutil.copyfile(built, part)
+    except OSError as error:
+        log.info("compiled products are not kept: %s", error)
+
+
+def _file_name(command: list[str], source: Path) -> str:
     """A name that tells sources, flags, compiler and CPU."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
     sources = b"".join(path.read_bytes() for path in {_SOURCE: 0, source: 0})
-    parts = (sources, " ".join(_FLAGS).encode(), version, _cpu())
+    flags = shlex.join((*_FLAGS, *command[1:])).encode()
+    parts = (sources, flags, version, _cpu())
     return f"kernels-{hashlib.sha256(bytes(0).join(parts)).hexdigest()[:16]}.so"
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rapa_lib"
+    """Where libraries are kept; without a home, a folder that no one has."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rapa_lib"
+    except RuntimeError:
+        return Path(os.devnull) / "rapa_lib"
 
 
 def _cpu() -> bytes:

@@ -38,10 +38,18 @@ class Blocks(NamedTuple):
 
     @classmethod
     def of(cls, assignment: Tensor, n_tiles: int) -> "Blocks":
-        """Sort the patches of an assignment (any shape, -1 = skipped) by tile."""
+        """Sort the patches of an assignment (any shape, -1 = skipped) by tile.
+
+        Raises:
+            ValueError: if a tile does not exist; below -1 it is ``bincount``'s RuntimeError.
+        """
         flat = assignment.flatten()
         order = flat.argsort(stable=True)
         counts = torch.bincount(flat + 1, minlength=n_tiles + 1)
+        if len(counts) > n_tiles + 1:  # known without waiting for a GPU once more
+            raise ValueError(
+                f"assignment: got tile {len(counts) - 2}, allowed: -1 (no tile) to {n_tiles - 1}"
+            )
         skipped, counts = int(counts[0]), counts[1:]
         order = order[skipped:]
         mean = math.ceil(len(order) / n_tiles)

@@ -33,6 +33,8 @@ class Geometry(NamedTuple):
         dilation: Sequence[int],
     ) -> "Geometry":
         """The geometry of inputs of that (height, width), before padding."""
+        if min(stride) < 1:
+            raise ValueError(f"stride: got {tuple(stride)}, allowed: numbers of at least 1")
         left, right, top, bottom = padding
         size = (input_size[0] + top + bottom, input_size[1] + left + right)
         height, width = (

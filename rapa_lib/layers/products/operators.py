@@ -8,6 +8,7 @@ With patches x_p of an image, kernel matrices K_t, biases b_t and an assignment 
 
 Two paths compute them: compiled code (:mod:`rapa_lib.layers.products.compiled`) where it serves,
 else PyTorch alone (:mod:`rapa_lib.layers.products.gathered`). They agree up to the order of sums.
+What they are given is checked by :mod:`rapa_lib.layers.products.door` before either path sees it.
 To ``torch.compile`` these custom operators are opaque: one graph, the same numbers. Derivatives are
 in :mod:`rapa_lib.layers.products.autograd`.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rapa_lib.layers.products import compiled, gathered
+from rapa_lib.layers.products.door import check_product
 from rapa_lib.layers.products.geometry import Geometry, kernels_of
 
 
@@ -40,7 +42,10 @@ def forward(
 
     ``padding`` is (left, right, top, bottom). The result (N, O, H', W') is channels-last.
     """
-    geometry = Geometry.of(x.shape[2:], weight.shape[3:], stride, padding, dilation)
+    geometry = check_product(
+        x=x, weight=weight, bias=bias, assignment=assignment,
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+    )  # fmt: skip
     return _path(x, groups).forward(x, weight, bias, assignment, geometry, groups)
 
 
@@ -56,7 +61,10 @@ def grad_input(
     groups: int,
 ) -> Tensor:
     """Derivative by the input: grad (N, O, H', W') to (N, C, H, W), channels-last."""
-    geometry = Geometry.of(input_size, weight.shape[3:], stride, padding, dilation)
+    geometry = check_product(
+        grad=grad, weight=weight, assignment=assignment, input_size=input_size,
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+    )  # fmt: skip
     return _path(grad, groups).grad_input(grad, weight, assignment, input_size, geometry, groups)
 
 
@@ -74,7 +82,10 @@ def grad_weight(
 ) -> tuple[Tensor, Tensor]:
     """Derivative by kernels and biases: (T, O, C/g, kh, kw), as kernel matrices in memory, and
     (T, O)."""
-    geometry = Geometry.of(x.shape[2:], kernel, stride, padding, dilation)
+    geometry = check_product(
+        grad=grad, x=x, assignment=assignment, n_tiles=n_tiles, kernel=kernel,
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+    )  # fmt: skip
     return _path(grad, groups).grad_weight(grad, x, assignment, n_tiles, geometry, groups)
 
 

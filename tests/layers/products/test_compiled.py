@@ -65,6 +65,70 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     assert probe(tmp_path)[0]
 
 
+@needs_compiler
+def test_no_file_that_was_cut_off_is_loaded(tmp_path):
+    """A loader dies of a library that is cut off (SIGBUS), or takes it with half its code."""
+    folder = compiled._cache_folder()
+    kept = folder / compiled._file_name(compiled._command(), compiled._SOURCE)
+    whole = kept.read_bytes()
+    assert compiled._is_whole(kept)
+    path = tmp_path / "cut.so"
+    for share in (0, 1, 10, 30, 50, 80, 99):
+        path.write_bytes(whole[: len(whole) * share // 100])
+        assert not compiled._is_whole(path), share
+    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert not compiled._is_whole(path)
+    assert not compiled._is_whole(tmp_path)
+
+
+@needs_compiler
+def test_a_library_that_was_cut_off_is_built_again(tmp_path):
+    served, numbers, _ = probe(tmp_path)
+    assert served
+    (kept,) = (tmp_path / "cache/rapa_lib").iterdir()
+    whole = kept.read_bytes()
+    # A compiler that hands out the library built before: seven runs of the real one take a minute.
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"""#!/bin/sh
+[ "$1" = --version ] && exec c++ --version
+while [ "$1" != -o ]; do shift; done
+head -c -32 {tmp_path}/whole > "$2"
+""")
+    compiler.chmod(0o755)
+    (tmp_path / "whole").write_bytes(whole)
+    kept.unlink()
+    for share in (100, 0, 1, 10, 30, 50, 80, 99):
+        if share < 100:
+            (kept,) = (tmp_path / "cache/rapa_lib").iterdir()
+            kept.write_bytes(whole[: len(whole) * share // 100])
+        assert probe(tmp_path, CXX=str(compiler)) == (True, numbers, "")
+    assert kept.read_bytes() == whole
+
+
+@needs_compiler
+def test_a_compiler_may_come_with_options(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "c++ -pipe")
+    monkeypatch.setenv("RAPA_KERNELS_FLAGS", "-O1 '-DNAME=a b'")
+    command = compiled._command()
+    assert command[1:] == ["-pipe", "-O1", "-DNAME=a b"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "small.cpp"
+    source.write_text('extern "C" int answer() { return NAME; }'.replace("NAME", "42"))
+    assert compiled._library.__wrapped__(source).answer() == 42
+    assert len(list((tmp_path / "rapa_lib").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["CXX", "RAPA_KERNELS_FLAGS"])
+def test_words_that_are_none_are_one_line(monkeypatch, caplog, name):
+    monkeypatch.setenv(name, "c++ 'open")
+    assert compiled._library.__wrapped__() is None
+    assert f"""{name}: got "c++ 'open", expected""" in caplog.text
+    monkeypatch.setenv(name, "no-such-thing -m64")
+    if name == "CXX":
+        assert compiled._library.__wrapped__() is None
+        assert "CXX: got 'no-such-thing -m64'" in caplog.text
+
+
 def test_without_a_compiler_pytorch_does_the_same_and_says_so_once(tmp_path):
     served, numbers, logged = probe(tmp_path, CXX="no-such-compiler")
     assert not served
