@@ -47,8 +47,50 @@ def penalty_table(scales=(1.0, 0.5), sign=1.0, **changes):
                     "scale": scale, "run": "one", "predicted": predicted,
                     "measured": sign * (0.3 if layer == "all" else 1.05 * predicted + 1e-4),
                     "measured_error": 0.001, "predicted_error": 0.002, "merged_loss": 1.5,
-                    "gauss_newton": predicted, "gauss_newton_error": 0.002,
+                    "gauss_newton": predicted, "gauss_newton_error": 0.002, "applies": True,
                 }
                 | changes
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def pull_table(seeds=(0, 1, 2), tilings=TILINGS, epochs=(0, 1, 2)):
+    """Rows of every tiling, layer, seed and epoch; no two pulls are equal."""
+    rows = []
+    for t, tiling in enumerate(tilings):
+        for n, (layer, tiles) in enumerate(LAYERS.items()):
+            for seed in seeds:
+                for epoch in epochs:
+                    pull = 0.1 * t + 0.02 * n + 0.004 * seed + 0.3 * epoch + 0.001
+                    rows.append(
+                        SETTING
+                        | {
+                            "tiling": tiling, "tile_init": "independent", "layer": layer,
+                            "layer_tiles": tiles, "seed": seed, "epoch": epoch, "varied": "",
+                            "run": f"{tiling}-{seed}", "pull": pull, "pull_error": 0.01,
+                            "kernel_pull": pull - 0.0005, "decay": pull / 10, "push": pull / 3,
+                            "squared_deviation": 2.0 + n,
+                        }
+                    )  # fmt: skip
+    return pd.DataFrame(rows[::-1])
+
+
+def scales_table(seeds=(0, 1, 2), tilings=TILINGS, scales=(0.0, 0.5, 1.0)):
+    """Rows of every tiling, layer, statistics, seed and scale; no two changes but 0 are equal."""
+    rows = []
+    for t, tiling in enumerate(tilings):
+        for n, layer in enumerate((*LAYERS, "all")):
+            for k, statistics in enumerate(("batch", "reestimated")):
+                for seed in seeds:
+                    for scale in scales:
+                        change = (1 - scale) * (1 + t + 0.1 * n + 0.03 * k + 0.007 * seed)
+                        rows.append(
+                            SETTING
+                            | {
+                                "tiling": tiling, "tile_init": "independent", "layer": layer,
+                                "seed": seed, "run": f"{tiling}-{seed}", "varied": "",
+                                "statistics": statistics, "scale": scale, "loss": 1 + change,
+                                "loss_error": 0.1, "change": change, "change_error": 0.02,
+                            }
+                        )  # fmt: skip
+    return pd.DataFrame(rows[::-1])

@@ -57,10 +57,17 @@ _ENTRIES = (
         "filter_similarity",
         "Similarity of the tiles",
         needs="network",
-        tables=("filter_similarity", "filter_similarity_penalty"),
+        tables=(
+            "filter_similarity",
+            "filter_similarity_penalty",
+            "filter_similarity_pull",
+            "filter_similarity_scales",
+        ),
         figures=(
             "filter_similarity",
             "filter_similarity_tiles",
+            "filter_similarity_pull",
+            "filter_similarity_scales",
             "filter_similarity_penalty",
             "filter_similarity_filters",
         ),

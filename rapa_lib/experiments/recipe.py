@@ -27,11 +27,11 @@ ORDER = (
     *(one.name for one in fields(DataChoice)),
     *(one.name for one in fields(NetworkShape)),
     *(one.name for one in fields(TrainConfig) if one.name != "seed"),
-    "draws", "similarity_every", "penalty_every", "seed", "device", "threads",
+    "draws", "similarity_every", "penalty_every", "pull_every", "seed", "device", "threads",
 )  # fmt: skip
 """The order in which parameters are written."""
 
-LATER = {"eval_every": 1}
+LATER = {"eval_every": 1, "pull_every": 0}
 """Parameters that came after the first records, with what these stand for: they are written only
 where they say something else, so that records of both times compare."""
 

@@ -115,8 +115,7 @@ def reestimate_normalisation(
         scaling: the scaling of the model's input.
         batch_size: images per pass; statistics are means over passes.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    layers = [layer for layer in layers if layer.track_running_stats]
+    layers = _batch_normalisations(model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
@@ -132,3 +131,13 @@ def reestimate_normalisation(
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def normalises_batches(model: nn.Module) -> bool:
+    """Whether a model has statistics of batch normalisation that could be estimated anew."""
+    return bool(_batch_normalisations(model))
+
+
+def _batch_normalisations(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in layers if layer.track_running_stats]

@@ -36,6 +36,26 @@ def one_cycle_sgd(model: nn.Module, config: TrainConfig, steps: int) -> tuple[An
     return optimizer, scheduler
 
 
+def one_cycle_rates(config: TrainConfig, steps: int) -> list[float]:
+    """The rates of a training's schedule between its epochs, for a layer without tiles.
+
+    Args:
+        config: see :class:`TrainConfig`.
+        steps: number of batches in an epoch.
+
+    Returns:
+        The rate of the next step after 0, 1, … ``config.epochs`` epochs.
+    """
+    optimizer, scheduler = one_cycle_sgd(nn.Linear(1, 1), config, steps)
+    optimizer.step()  # without gradients nothing moves; the schedule wants to come after it
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(config.epochs):
+        for _ in range(steps):
+            scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 def falling_sgd(model: nn.Module, config: TrainConfig, steps: int) -> tuple[AnalogSGD, Scheduler]:
     """SGD whose rate falls linearly to zero in so many steps, as fine-tuning takes it.
 

@@ -126,6 +126,6 @@ def test_a_network_without_weights_has_the_shapes_of_the_real_one():
 
 def test_what_is_tracked_is_split_from_the_rest():
     tracking, others = Tracking.split({"similarity_every": 3, "epochs": 2})
-    assert (tracking, others) == (Tracking(3, 0), {"epochs": 2})
+    assert (tracking, others) == (Tracking(3, 0, 0), {"epochs": 2})
     with pytest.raises(ValueError, match=r"^penalty_every: got -1"):
         Tracking.split({"penalty_every": -1})

@@ -14,7 +14,7 @@ SMALL = {
     "acceleration": {"networks": ["rapa", "resnet18"], "image_size": 64, "max_tiles": 16},
     "filter_similarity": {
         "epochs": 1, "penalty_every": 0, "images": 4, "draws": 2, "probes": 2, "scales": [1.0],
-        "threads": 1,
+        "pull_images": 32, "loss_scales": [0.0, 1.0], "threads": 1,
     },
     "quickstart": {"size": 8, "n_tiles": 4, "epochs": 1, "threads": 1},
 }  # fmt: skip
@@ -56,6 +56,8 @@ def test_filter_similarity_without_an_expectation_still_answers(tmp_path):
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["tiling"], record["penalties"], record["pulls"]) == ("image", [], {})
     assert [row["epoch"] for row in record["similarities"]] == [0, 0, 1, 1]
+    assert [row["epoch"] for row in record["tile_pulls"]] == [0, 0, 1, 1]
+    assert len(record["scaled_losses"]) == 2 * 3 * 2
     assert "No penalty: these assignments" in (tmp_path / "executed.ipynb").read_text()
 
 

@@ -193,6 +193,28 @@ def test_merged_errors_are_those_of_a_network_built_by_hand(tiling):
     assert wrong[0] != wrong[1]  # else the test could not tell
 
 
+@pytest.mark.parametrize("tiling", ["noisy", "perforated"])
+def test_merged_controls_are_the_ordinary_network_with_their_kernels(tiling):
+    """Without noise, and computing every position: what the removal of chance alone changes."""
+    network = lively(tiny_network(tiling=tiling))
+    errors = evaluate(network, tiny_dataset(), scaling(), draws=2)
+    ordinary = tiny_network(tiling="none", init_seed=8).eval()
+    kept = ordinary.state_dict().keys()
+    state = {name: value for name, value in network.state_dict().items() if name in kept}
+    ordinary.load_state_dict(state)
+    merged = merge_tiles(network).eval()
+    assert [type(block[0]) for block in merged.features] == [nn.Conv2d] * 3
+    data = tiny_dataset()
+    images = scaling()(data.test_images)
+    with torch.no_grad():
+        assert torch.equal(merged(images), ordinary(images))
+        raw = share_wrong(ordinary(images).argmax(1).tolist())
+    reestimated_by_hand(ordinary, data.train_images)
+    with torch.no_grad():
+        anew = share_wrong(ordinary(images).argmax(1).tolist())
+    assert (errors.test_error_merged_raw, errors.test_error_merged) == pytest.approx((raw, anew))
+
+
 def test_without_batch_normalisation_there_is_nothing_to_reestimate():
     network = tiny_network(normalisation="group")
     errors = evaluate(network, tiny_dataset(), scaling(), draws=2)

@@ -28,7 +28,8 @@ class Accuracy(Experiment[Dataset]):
     Args:
         recipe: data, network and training.
         draws: forward passes with fresh assignments when the test error is measured.
-        similarity_every, penalty_every: see :class:`rapa_lib.experiments.tracking.Tracking`.
+        similarity_every, penalty_every, pull_every: see
+            :class:`rapa_lib.experiments.tracking.Tracking`.
 
     Raises:
         ValueError, TypeError: naming the argument, before any work is done.
@@ -41,6 +42,7 @@ class Accuracy(Experiment[Dataset]):
     draws: int = integer(5, low=1)
     similarity_every: int = integer(1, low=0)
     penalty_every: int = integer(0, low=0)
+    pull_every: int = integer(0, low=0)
 
     def check(self, subject: Dataset) -> None:
         """Raise now what a run on this data set would raise before its first step."""
@@ -54,7 +56,7 @@ class Accuracy(Experiment[Dataset]):
         self, data: Dataset, *, folder: str | Path | None = None, progress: bool = True
     ) -> tuple[RapaConvNet, Training]:
         """Train the network, going on from what an interrupted training left in the folder."""
-        tracking = Tracking(self.similarity_every, self.penalty_every)
+        tracking = Tracking(self.similarity_every, self.penalty_every, self.pull_every)
         resume = Path(folder) / "resume.pt" if folder else None
         return train_recipe(self.recipe, data, tracking=tracking, resume=resume, progress=progress)
 

@@ -26,7 +26,26 @@ from rapa_lib.instruments.faults.draw import (
 )
 from rapa_lib.instruments.faults.repair import fine_tune, repair_by_copy
 from rapa_lib.runtime import LayerRunTime, run_time
-from rapa_lib.training import error_percent, predict
+from rapa_lib.training import (
+    error_percent,
+    normalises_batches,
+    predict,
+    reestimate_normalisation,
+)
+
+COPIED = "copied kernels"
+
+REPAIRS = {
+    "no faults": (False, False, None),
+    "no faults, fine-tuned": (False, False, "tune"),
+    "none": (True, False, None),
+    "rerouted": (True, True, None),
+    "rerouted, statistics re-estimated": (True, True, "reestimate"),
+    COPIED: (False, False, None),
+    "fine-tuned": (True, False, "tune"),
+    "rerouted, fine-tuned": (True, True, "tune"),
+}
+"""Repairs by name: whether tiles are broken, whether they are rerouted around, what follows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,8 @@ class FaultTolerance(Experiment[Trained]):
         n_images: test images, a balanced choice; None, or more than there are: all.
         repair_share: the share at which repairs are compared.
         fine_tune_steps: steps of the repair by training.
+        reestimate_images: training images, a balanced choice, on which normalisation statistics
+            are estimated anew after rerouting; all where there are fewer.
         seed: of the choice of images and tiles, of the assignments, and of repairs.
 
     Raises:
@@ -62,6 +83,7 @@ class FaultTolerance(Experiment[Trained]):
     n_images: int | None = integer(2000, low=1, optional=True)
     repair_share: float = real(0.5, low=0, high=1)
     fine_tune_steps: int = integer(50, low=1)
+    reestimate_images: int = integer(2000, low=1)
     seed: int = integer(0, low=0)
 
     def _check(self) -> None:
@@ -89,18 +111,20 @@ class FaultTolerance(Experiment[Trained]):
             One row per set of layers × share × rerouting × draw of faults: ``layers`` (``"all"`` or
             a name), ``share`` (asked for), ``share_faulty`` and ``n_faulty`` (what it came to),
             ``kind``, ``strength``, ``reroute``, ``fault_draw``, ``fault_seed``, ``test_error``
-            (percent), ``products_per_layer`` (of one image), ``speed_up`` (patches ÷ products,
-            summed over convolutions), ``n_images``.
+            (percent), ``test_error_reestimated`` (with normalisation statistics estimated anew
+            after rerouting, nothing retrained; None where not rerouted or there is no batch
+            normalisation), ``products_per_layer`` (of one image), ``speed_up`` (patches ÷
+            products, summed over convolutions), ``n_images``.
 
         Raises:
             ValueError: if no layer has more than one tile.
         """
         network, size = subject.network, subject.data.train_images.shape[1:]
         sets = _layer_sets(network)
-        error_of = self._classifier(subject)
+        error_of, reestimated = self._classifier(subject), self._reestimating(subject)
         n_patches = sum(sum(timed.layer.patches) for timed in _convolutions(network, size))
         n_tiles = {name: layer.n_tiles for name, layer in rapa_layers(network).items()}
-        known: dict[Any, tuple[float, list[int]]] = {}
+        known: dict[Any, tuple[float, float | None, list[int]]] = {}
         rows = []
         cells = list(self._cells(sets))
         for name, share, reroute, draw in tqdm(
@@ -109,12 +133,15 @@ class FaultTolerance(Experiment[Trained]):
             layers = sets[name]
             faults = self._draw_faults(network, share, layers, draw)
             # Shares can come to the same faults, and no faults are the same for all.
-            key = (faults, reroute if faults else None, draw)
+            key = (faults, reroute, draw)
             if key not in known:
+                whole = known.get((faults, not reroute, draw)) if not faults else None
                 with tile_faults(network, faults, reroute=reroute):
                     products = [timed.products for timed in _convolutions(network, size)]
-                    known[key] = error_of(network, draw), products
-            error, products = known[key]
+                    error = error_of(network, draw) if whole is None else whole[0]
+                    anew = reestimated(network, draw) if reroute else None
+                    known[key] = error, None if anew is None else error_of(anew, draw), products
+            error, error_anew, products = known[key]
             counts = _counts(faults, layers)
             rows.append(
                 {
@@ -128,6 +155,7 @@ class FaultTolerance(Experiment[Trained]):
                     "fault_draw": draw,
                     "fault_seed": self._fault_seed(draw),
                     "test_error": error,
+                    "test_error_reestimated": error_anew,
                     "products_per_layer": "-".join(map(str, products)),
                     "speed_up": n_patches / sum(products),
                     "n_images": self._n_images(subject),
@@ -143,34 +171,32 @@ class FaultTolerance(Experiment[Trained]):
                 without augmentation.
 
         Returns:
-            One row per repair × draw of faults: ``repair`` (``"no faults"``, ``"none"``,
-            ``"rerouted"``, ``"copied kernels"``, ``"fine-tuned"``, ``"rerouted, fine-tuned"``),
-            ``share``, ``n_faulty``, ``kind``, ``strength``, ``fault_draw``, ``fault_seed``,
-            ``test_error`` (percent), ``products_per_layer``.
+            One row per repair × draw of faults: ``repair`` (:data:`REPAIRS`; without batch
+            normalisation there are no statistics to re-estimate, and no such row), ``share``,
+            ``n_faulty``, ``kind``, ``strength``, ``fault_draw``, ``fault_seed``, ``test_error``
+            (percent), ``products_per_layer``.
 
         Raises:
             ValueError: if no layer has more than one tile.
         """
         network, size = subject.network, subject.data.train_images.shape[1:]
         layers = _layer_sets(network)["all"]
-        error_of = self._classifier(subject)
+        error_of, reestimated = self._classifier(subject), self._reestimating(subject)
         rows = []
         draws = range(self.fault_draws)
         for draw in tqdm(draws, desc="repairs", unit="draw", disable=not progress):
             faults = self._draw_faults(network, self.repair_share, layers, draw)
             new_tiles = repair_by_copy(network, faults, seed=self._fault_seed(draw))
-            for repair, model, broken, reroute, tuned in (
-                ("no faults", network, (), False, False),
-                ("none", network, faults, False, False),
-                ("rerouted", network, faults, True, False),
-                ("copied kernels", new_tiles, (), False, False),
-                ("fine-tuned", network, faults, False, True),
-                ("rerouted, fine-tuned", network, faults, True, True),
-            ):
-                model = copy.deepcopy(model)
-                with tile_faults(model, broken, reroute=reroute):
-                    if tuned:
+            for repair, (broken, reroute, after) in REPAIRS.items():
+                model = copy.deepcopy(new_tiles if repair == COPIED else network)
+                with tile_faults(model, faults if broken else (), reroute=reroute):
+                    if after == "tune":
                         self._tune(model, subject, draw)
+                    elif after == "reestimate":
+                        anew = reestimated(model, draw)
+                        if anew is None:
+                            continue
+                        model = anew
                     error = error_of(model, draw)
                     products = [timed.products for timed in _convolutions(model, size)]
                 rows.append(
@@ -244,6 +270,25 @@ class FaultTolerance(Experiment[Trained]):
             return error_percent(logits, chosen.test_labels.to(device))
 
         return test_error
+
+    def _reestimating(self, subject: Trained) -> Callable[[nn.Module, int], nn.Module | None]:
+        """What gives a copy of a model, faults and all, with normalisation statistics of its own.
+
+        None for a model without batch normalisation.
+        """
+        there = len(subject.data.train_images)
+        chosen = subject.data.subset(min(self.reestimate_images, there), None, seed=self.seed)
+
+        def reestimated(model: nn.Module, draw: int) -> nn.Module | None:
+            if not normalises_batches(model):
+                return None
+            anew = copy.deepcopy(model)
+            images = chosen.train_images.to(next(anew.parameters()).device)
+            with seeded(self.seed, Purpose.FAULT_STATISTICS, draw):
+                reestimate_normalisation(anew, images, subject.scaling)
+            return anew
+
+        return reestimated
 
 
 def _counts(faults: Sequence[TileFault], layers: Sequence[str]) -> list[int]:

@@ -22,16 +22,17 @@ from rapa_lib.instruments.statistics import mean_interval
 
 _GREY = "0.3"
 _MARKERS = "os^DvPX*"  # lines are told apart in grey, too
-_REROUTED: dict[bool, tuple[str, Any]] = {False: ("not rerouted", "--"), True: ("rerouted", "-")}
+_STYLES = {"not rerouted": "--", "rerouted": "-", "rerouted, re-estimated": ":"}
 
 
 def fault_figure(table: pd.DataFrame) -> Figure:
     """Test error and remaining speed-up against the share of faulty tiles.
 
-    One column per set of layers; one row of errors without rerouting, one with it, and one of
-    speed-ups; in each panel one line per configuration. A seed's errors are averaged over its draws
-    of faults first; intervals are over training seeds where a configuration has several, and over
-    draws of faults where it has one. The title says which.
+    One column per set of layers; one row of errors without rerouting, one with it, one with it and
+    normalisation statistics re-estimated, and one of speed-ups; in each panel one line per
+    configuration. A seed's errors are averaged over its draws of faults first; intervals are over
+    training seeds where a configuration has several, and over draws of faults where it has one. The
+    title says which.
 
     Args:
         table: rows of ``fault_tolerance.csv``.
@@ -49,35 +50,41 @@ def fault_figure(table: pd.DataFrame) -> Figure:
         for i, (label, colour) in enumerate(zip(labels, palette, strict=True))
     }
     layers = sorted(pd.unique(table["layers"]), key=lambda name: (name != "all", name))
-    reroutes = [reroute for reroute in _REROUTED if (table["reroute"] == reroute).any()]
+    cases = _cases(table)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.0 + 2.1 * len(reroutes)))
+        figure = Figure(figsize=(WIDTH, 3.0 + 2.1 * len(cases)))
         panels = figure.subplots(
-            len(reroutes) + 1, len(layers), sharex=True, sharey="row", squeeze=False,
-            height_ratios=[3] * len(reroutes) + [2],
+            len(cases) + 1, len(layers), sharex=True, sharey="row", squeeze=False,
+            height_ratios=[3] * len(cases) + [2],
         )  # fmt: skip
         unit_of: dict[str, str] = {}
         for name, column in zip(layers, panels.T, strict=True):
             rows = table[table["layers"] == name]
-            for axes, reroute in zip(column, reroutes, strict=False):
-                style = {"linestyle": _REROUTED[reroute][1]}
-                own = {label: look | style for label, look in looks.items()}
-                unit_of |= _draw_errors(axes, rows[rows["reroute"] == reroute], own)
+            for axes, (case, shown) in zip(column, cases.items(), strict=False):
+                own = {label: look | {"linestyle": _STYLES[case]} for label, look in looks.items()}
+                unit_of |= _draw_errors(axes, shown[shown["layers"] == name], own)
             _draw_speeds(column[-1], rows, looks)
             column[0].set_title(_where(name))
-        for axes, reroute in zip(panels[:, 0], reroutes, strict=False):
-            axes.set_ylabel(f"test error (%),\n{_REROUTED[reroute][0]}")
+        for axes, case in zip(panels[:, 0], cases, strict=False):
+            axes.set_ylabel(f"test error (%),\n{case}")
         _finish(panels, joined(table["kind"]))
         figure.suptitle(_title(table, unit_of), x=0.01, ha="left", fontsize="medium")
         handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
         handles += [
-            Line2D(
-                [], [], color=_GREY, linestyle=_REROUTED[reroute][1], label=_REROUTED[reroute][0]
-            )
-            for reroute in reroutes
+            Line2D([], [], color=_GREY, linestyle=_STYLES[case], label=case) for case in cases
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
     return figure
+
+
+def _cases(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each row of panels by its name, what is shown of them as ``test_error``."""
+    reroute = table["reroute"].astype(bool)
+    cases = {"not rerouted": table[~reroute], "rerouted": table[reroute]}
+    if "test_error_reestimated" in table:
+        anew = table[reroute & table["test_error_reestimated"].notna()]
+        cases["rerouted, re-estimated"] = anew.assign(test_error=anew["test_error_reestimated"])
+    return {name: rows for name, rows in cases.items() if len(rows)}
 
 
 def _check(table: pd.DataFrame) -> None:
@@ -124,7 +131,10 @@ def _draw_speeds(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, dict[str, A
         own = rows if label is None else rows[rows["label"] == label]
         for reroute, line in own.groupby("reroute"):
             speed = line.groupby("share_faulty")["speed_up"].mean()
-            style = {"linestyle": _REROUTED[bool(reroute)][1], "linewidth": 1.3}
+            style = {
+                "linestyle": _STYLES["rerouted" if reroute else "not rerouted"],
+                "linewidth": 1.3,
+            }
             axes.plot(speed.index, speed, **{**look, **style})
 
 

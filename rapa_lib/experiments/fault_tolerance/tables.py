@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.plots import (
+    UNKNOWN,
     configuration_labels,
     joined,
     label_order,
@@ -44,6 +45,8 @@ def fault_table(records: Sequence[dict[str, Any]], part: str = "rows") -> pd.Dat
         raise ValueError(f"record: cannot read one of {runs}: {error!r}") from error
     if table.empty:
         raise ValueError("records: none to collect")
+    if part == "rows":  # missing throughout where nothing was rerouted
+        table = table.astype({"test_error_reestimated": float})
     return table.sort_values(SORTED_BY, kind="stable", ignore_index=True)
 
 
@@ -56,18 +59,22 @@ def tolerated_share(table: pd.DataFrame, points: float = POINTS) -> pd.DataFrame
 
     Returns:
         One row per ``layers`` × ``reroute``: ``share_faulty``, the greatest share measured up to
-        which every mean test error stays below; ``added_error``, what it costs in points;
-        ``speed_up``, its mean there.
+        which every mean test error stays below; ``added_error``, what it costs in points, and
+        ``added_reestimated``, the same where statistics were re-estimated, without faults too (NaN
+        where they were not); ``speed_up``, its mean there.
 
     Raises:
         ValueError: if there are no rows without faults.
     """
     rows = []
     for (layers, reroute), part in table.groupby(["layers", "reroute"], sort=False):
-        means = part.groupby("share_faulty")[["test_error", "speed_up"]].mean().sort_index()
+        columns = ["test_error", "test_error_reestimated", "speed_up"]
+        shares = part.reindex(columns=[*columns, "share_faulty"]).groupby("share_faulty")
+        means = shares.mean().sort_index()
         if means.index[0] != 0:
             raise ValueError(f"table: it has no rows without faults for layers {layers!r}")
         added = means["test_error"] - means["test_error"].iloc[0]
+        anew = means["test_error_reestimated"]
         kept = added[(added < points).cummin()].index[-1]
         rows.append(
             {
@@ -75,6 +82,7 @@ def tolerated_share(table: pd.DataFrame, points: float = POINTS) -> pd.DataFrame
                 "reroute": reroute,
                 "share_faulty": kept,
                 "added_error": added[kept],
+                "added_reestimated": anew[kept] - anew.iloc[0],
                 "speed_up": means["speed_up"][kept],
             }
         )
@@ -110,6 +118,9 @@ def fault_summary(table: pd.DataFrame, points: float = POINTS) -> pd.DataFrame:
             "rerouted": found["reroute"].map({True: "yes", False: "no"}),
             "share": (100 * found["share_faulty"]).map("{:.0f} %".format),
             "added error (points)": found["added_error"].map("{:+.2f}".format),
+            "with statistics re-estimated": [
+                UNKNOWN if pd.isna(one) else f"{one:+.2f}" for one in found["added_reestimated"]
+            ],
             "speed-up left": found["speed_up"].map("{:.1f}".format),
             "seeds": found["seeds"],
             "draws of faults": found["fault_draws"],
@@ -199,11 +210,13 @@ def _repair_lines(repairs: pd.DataFrame) -> list[str]:
             "test_error"
         ]
     }
-    whole, broken = mean.pop("no faults"), mean.pop("none")
+    whole, broken = f"{mean.pop('no faults')} %", mean.pop("none")
+    if tuned := mean.pop("no faults, fine-tuned", None):
+        whole += f", fine-tuned as well {tuned} %"
     given = "; ".join(f"{repair} {error} %" for repair, error in mean.items())
     lines = [
-        f"With {faults}, the test error of `{_flat(shown)}` is {broken} % (without faults {whole} "
-        f"%); repairs: {given}."
+        f"With {faults}, the test error of `{_flat(shown)}` is {broken} % (without faults {whole})"
+        f"; repairs: {given}."
     ]
     means = errors.groupby(["label", "repair"], observed=True)["test_error"].mean().unstack()
     if len(means) > 1:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rapa_lib._checks import check_real, integer, several
 from rapa_lib._seeds import seeded
 from rapa_lib.experiments.filter_similarity.page import collect
+from rapa_lib.experiments.filter_similarity.pulls import pull_rows, scale_rows
 from rapa_lib.experiments.protocol import Collected, Experiment, Record
 from rapa_lib.experiments.recipe import in_order
 from rapa_lib.experiments.records import plain, provenance
@@ -25,18 +26,20 @@ from rapa_lib.instruments.penalty import (
     predicted_penalty,
     scale_deviations,
 )
+from rapa_lib.instruments.pull import SCALES
 from rapa_lib.instruments.similarity import (
     LayerSimilarity,
     tile_similarity,
     tiled_layers,
     unit_filters,
 )
+from rapa_lib.instruments.smoothness import penalty_applies
 
 SHOWN_FILTERS, SHOWN_TILES = 12, 8
 
 _PENALTY_COLUMNS = [
     "layer", "scale", "measured", "measured_error", "predicted", "predicted_error", "gauss_newton",
-    "gauss_newton_error", "merged_loss",
+    "gauss_newton_error", "merged_loss", "applies",
 ]  # fmt: skip
 
 
@@ -49,6 +52,10 @@ class FilterSimilarity(Experiment[Trained]):
         draws: random assignments of the measured penalty.
         probes: random vectors of the predicted penalty.
         scales: factors on the deviations δ of the tiles from their mean; 1 is the network itself.
+        pull_images: training images (seeded choice) on which the pull and the loss along the
+            deviations are taken; all where there are fewer.
+        pull_draws: random assignments of each batch of them.
+        loss_scales: factors on the deviations at which the loss is taken; none: it is not.
         seed: of all these draws.
 
     Raises:
@@ -65,6 +72,9 @@ class FilterSimilarity(Experiment[Trained]):
         partial(check_real, low=0, open_low=True),
         of="numbers above 0",
     )
+    pull_images: int = integer(512, low=2)
+    pull_draws: int = integer(1, low=1)
+    loss_scales: Sequence[float] = several(SCALES, check_real, of="numbers", empty=True)
     seed: int = integer(0, low=0)
 
     def check(self, subject: Trained) -> None:
@@ -109,8 +119,10 @@ class FilterSimilarity(Experiment[Trained]):
         Returns:
             One row per layer and scale: ``layer``, ``scale``, ``measured``, ``measured_error``
             (standard error), ``predicted``, ``predicted_error``, ``gauss_newton``,
-            ``gauss_newton_error``, ``merged_loss``. Layer ``"all"`` is measured only. No rows where
-            assignments are not drawn at random: no expectation exists.
+            ``gauss_newton_error``, ``merged_loss``, ``applies``. Layer ``"all"`` is measured only.
+            No rows where assignments are not drawn at random: no expectation exists. Where
+            ``applies`` is false, the prediction is no limit of the measurement (see
+            :func:`rapa_lib.instruments.smoothness.penalty_applies`): they need not agree.
 
         Raises:
             ValueError: if there are fewer training images.
@@ -124,7 +136,7 @@ class FilterSimilarity(Experiment[Trained]):
             )
             for name in tiled_layers(subject.network)
         }
-        rows = []
+        rows, applies = [], penalty_applies(subject.network)
         for scale in self.scales:
             network = scale_deviations(subject.network, scale)
             for found in measured_penalty(network, images, labels, self.draws, seed=self.seed):
@@ -134,6 +146,7 @@ class FilterSimilarity(Experiment[Trained]):
                     "measured": found.penalty,
                     "measured_error": found.standard_error,
                     "merged_loss": found.merged_loss,
+                    "applies": applies,
                 }
                 if found.layer != ALL_LAYERS:
                     layer = predicted[found.layer]
@@ -168,6 +181,17 @@ class FilterSimilarity(Experiment[Trained]):
             found[name] = _cosine(gradient, weight - weight.mean(0))
         return found
 
+    def tile_pulls(self, subject: Trained) -> list[dict[str, Any]]:
+        """The pull on the tiles along training and at its end: see :func:`pull_rows`."""
+        return pull_rows(subject, images=self.pull_images, draws=self.pull_draws, seed=self.seed)
+
+    def scaled_losses(self, subject: Trained) -> list[dict[str, Any]]:
+        """The loss along the deviations of the trained network: see :func:`scale_rows`."""
+        return scale_rows(
+            subject, self.loss_scales, images=self.pull_images, draws=self.pull_draws,
+            seed=self.seed,
+        )  # fmt: skip
+
     def _measure(self, subject: Trained, folder: Path | None, progress: bool) -> Record:
         subject.recipe.use_threads()
         return {
@@ -176,6 +200,8 @@ class FilterSimilarity(Experiment[Trained]):
             "similarities": plain(self.similarities(subject)),
             "penalties": plain(self.penalties(subject)),
             "pulls": self.pulls(subject),
+            "tile_pulls": plain(self.tile_pulls(subject)),
+            "scaled_losses": plain(self.scaled_losses(subject)),
             "filters": shown_filters(subject.network),
             **provenance(subject.device),
             "data_fingerprint": subject.data.fingerprint,

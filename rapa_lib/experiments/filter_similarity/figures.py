@@ -43,10 +43,10 @@ def similarity_figure(table: pd.DataFrame) -> Figure:
             Each start, and whatever else differs beside tiling and seed, has panels of its own.
     """
     if table.empty:
-        return _note(NO_TILES)
-    table = table.assign(setting=_setting_texts(table, "tile_init", without=("tiling",)))
+        return note_figure(NO_TILES)
+    table = table.assign(setting=setting_texts(table, "tile_init", without=("tiling",)))
     settings, layers = list(table["setting"].unique()), sorted(table["layer"].unique())
-    looks = _looks(tiling_order(table["tiling"]))
+    looks = looks_of(tiling_order(table["tiling"]))
     many = table["seed"].nunique() > 1
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.2 + 2.2 * len(settings)))
@@ -111,10 +111,10 @@ def tiles_figure(table: pd.DataFrame) -> Figure:
         table: rows of ``filter_similarity.csv``. Dots are seeds, lines their means.
     """
     if table.empty:
-        return _note(NO_TILES)
+        return note_figure(NO_TILES)
     last = at_the_end(table)
-    last = last.assign(setting=_setting_texts(last, "tile_init", without=("n_tiles",)))
-    layers, looks = sorted(last["layer"].unique()), _looks(sorted(last["setting"].unique()))
+    last = last.assign(setting=setting_texts(last, "tile_init", without=("n_tiles",)))
+    layers, looks = sorted(last["layer"].unique()), looks_of(sorted(last["setting"].unique()))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.2 + 0.2 * len(looks)))
         panels = figure.subplots(1, len(layers), squeeze=False, sharex=True, sharey=True)[0]
@@ -150,10 +150,10 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
     """
     table = of_layers(table)
     if table.empty:
-        return _note(NO_PENALTY)
+        return note_figure(NO_PENALTY)
     table = table.assign(kind=_texts(table, SMOOTHNESS))
     starts = sorted(table["tile_init"].unique())
-    looks = _looks(sorted(table["layer"].unique()))
+    looks = looks_of(sorted(table["layer"].unique()))
     drawn = table[table["predicted"] != 0]
     with mpl.rc_context(STYLE):
         names = list(table["kind"].unique())
@@ -165,10 +165,11 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
             for (layer, start), points in part.groupby(["layer", "tile_init"]):
                 face = None if start == starts[0] else "none"
                 _draw_penalties(axes, points, looks[layer] | {"markerfacecolor": face})
-            if len(part):
+            if part["applies"].astype(bool).any():
                 ends = np.array([part["predicted"].abs().min(), part["predicted"].abs().max()])
                 axes.plot(ends, ends, color=_GREY, linestyle="--", linewidth=1)
-            axes.set_title(kind, size="small" if len(names) > 1 else "medium")
+            note = "" if part["applies"].astype(bool).all() else "\n(R is no theorem here)"
+            axes.set_title(kind + note, size="small" if len(names) > 1 else "medium")
             axes.set_xlabel("predicted |R(δ)| (nats)")
         panels[0].set_ylabel("measured penalty (nats),\nnegative: of the other sign")
         none: dict[str, Any] = {"linestyle": "none"}
@@ -180,7 +181,8 @@ def penalty_figure(table: pd.DataFrame) -> Figure:
             Line2D([], [], label=f"{start} start", markerfacecolor="none" if i else _GREY, **grey)
             for i, start in enumerate(starts)
         ]
-        handles.append(Line2D([], [], color=_GREY, linestyle="--", label="theory: both equal"))
+        if drawn["applies"].astype(bool).any():
+            handles.append(Line2D([], [], color=_GREY, linestyle="--", label="theory: both equal"))
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         scales = ", ".join(f"{scale:g}" for scale in sorted(table["scale"].unique(), reverse=True))
         title = f"{joined(table['dataset'])}; deviations of tiles from their mean × {scales}; "
@@ -219,7 +221,7 @@ def filters_figure(filters: Mapping[tuple[str, str], list]) -> Figure:
     """
     arrays = {place: np.array(shown) for place, shown in filters.items() if len(shown)}
     if not arrays:
-        return _note(NO_TILES)
+        return note_figure(NO_TILES)
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*arrays, strict=True))
     with mpl.rc_context(STYLE):
         n_filters, n_tiles = next(iter(arrays.values())).shape[:2]
@@ -241,7 +243,7 @@ def filters_figure(filters: Mapping[tuple[str, str], list]) -> Figure:
     return figure
 
 
-def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A colour and a marker for each name."""
     colours = sns.color_palette("colorblind", len(names))
     return {
@@ -255,7 +257,7 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _setting_texts(table: pd.DataFrame, *always: str, without: Sequence[str]) -> pd.Series:
+def setting_texts(table: pd.DataFrame, *always: str, without: Sequence[str]) -> pd.Series:
     """Every row's setting in words: some columns always, others where they differ."""
     return _texts(table, (*always, *varying(table, *always, *without)))
 
@@ -267,7 +269,7 @@ def _texts(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     return pd.concat(words, axis=1).agg(", ".join, axis=1)
 
 
-def _note(text: str) -> Figure:
+def note_figure(text: str) -> Figure:
     """A figure that says why there is nothing to show."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.5))

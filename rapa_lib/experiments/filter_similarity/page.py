@@ -11,7 +11,15 @@ from rapa_lib.experiments.filter_similarity.figures import (
     similarity_figure,
     tiles_figure,
 )
+from rapa_lib.experiments.filter_similarity.pull_figures import pull_figure, scales_figure
+from rapa_lib.experiments.filter_similarity.pull_tables import (
+    pull_answer,
+    pull_summary,
+    pull_table,
+    scales_table,
+)
 from rapa_lib.experiments.filter_similarity.tables import (
+    NO_THEOREM,
     SETTING,
     contrast_summary,
     most_common,
@@ -32,6 +40,10 @@ PICTURES = [
     "",
     "![similarity against the number of tiles](filter_similarity_tiles.png)",
     "",
+    "![pull, weight decay and noise over training](filter_similarity_pull.png)",
+    "",
+    "![loss along the deviations](filter_similarity_scales.png)",
+    "",
     "![predicted against measured penalty](filter_similarity_penalty.png)",
     "",
     "![filters of the first layer](filter_similarity_filters.png)",
@@ -43,17 +55,34 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
     table, penalties = similarity_table(records), penalty_table(records)
     main = most_common(table)
     filters = filters_shown(records, main)
-    pulls = [pull for record in records for pull in record["pulls"].values()]
+    cosines = [cosine for record in records for cosine in record["pulls"].values()]
+    pulls, scales = pull_table(records), scales_table(records)
     return Collected(
-        tables={"filter_similarity": table, "filter_similarity_penalty": penalties},
+        tables={
+            "filter_similarity": table,
+            "filter_similarity_penalty": penalties,
+            "filter_similarity_pull": pulls,
+            "filter_similarity_scales": scales,
+        },
         figures={
             "filter_similarity": lambda: similarity_figure(main),
             "filter_similarity_tiles": lambda: tiles_figure(with_expectation(table)),
+            "filter_similarity_pull": lambda: pull_figure(most_common(pulls)),
+            "filter_similarity_scales": lambda: scales_figure(most_common(scales)),
             "filter_similarity_penalty": lambda: penalty_figure(penalties),
             "filter_similarity_filters": lambda: filters_figure(filters),
         },
-        answer=[*similarity_answer(table), penalty_answer(penalties, pulls)],
-        body=[*_similarities(table), *_contrasts(table), *_penalties(penalties), *PICTURES],
+        answer=[
+            *similarity_answer(table),
+            f"**C2a**: {pull_answer(pulls)} {penalty_answer(penalties, cosines)}",
+        ],
+        body=[
+            *_similarities(table),
+            *_contrasts(table),
+            *_pulls(pulls),
+            *_penalties(penalties),
+            *PICTURES,
+        ],
     )
 
 
@@ -101,19 +130,38 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def _pulls(pulls: pd.DataFrame) -> list[str]:
+    found = pull_summary(pulls)
+    if found.empty:
+        return []
+    constant = [name for name in found if name in SETTING and found[name].nunique() == 1]
+    return [
+        _markdown(found.drop(columns=constant)),
+        "",
+        "The pull P on the tiles at the end of training, in thousandths of a nat: the slope of the "
+        "expected training loss as the deviations δ of a layer's tiles grow, with batch "
+        "statistics; above zero, descent draws the tiles together. Weight decay: its part of that "
+        "slope. Noise's push: what gradient noise holds against kernels' pull and decay at the "
+        "rate of the moment, which ends near zero. Means over seeds, ± half a 95 % interval by "
+        "Student's t where there is more than one. The sign of P alone is no evidence for random "
+        "assignment; P above that of fixed assignments is.",
+        "",
+    ]
+
+
 def _penalties(penalties: pd.DataFrame) -> list[str]:
     agreement = penalty_summary(penalties)
     if agreement.empty:
-        return []
+        return [] if penalties.empty else [NO_THEOREM, ""]
     return [
         _markdown(agreement),
         "",
         "The penalty of random assignment, measured and predicted (R), as the deviations of the "
         "tiles from their mean are scaled: the ratio's median and extremes over networks and "
         "layers; how many agree within 10 % or two standard errors; how many are measured below "
-        "zero by more than two standard errors. R takes the loss to be smooth: it leaves out the "
-        "kinks of ReLU and maximum pooling, which contribute at the same order. In its "
-        "Gauss–Newton form R is never below zero, so its gradient points away from the mean.",
+        "zero by more than two standard errors. Only networks for which R is a theorem count: "
+        "smooth ones without batch normalisation. In its Gauss–Newton form R is never below zero, "
+        "so its gradient points away from the mean.",
         "",
     ]
 

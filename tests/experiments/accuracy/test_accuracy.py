@@ -19,13 +19,15 @@ from rapa_lib import (
     evaluate,
     frozen_draws,
 )
+from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.experiments.accuracy import Accuracy
 from rapa_lib.experiments.accuracy.experiment import COLUMNS
 from rapa_lib.experiments.recipe import LATER, choose_device
 from rapa_lib.experiments.records import git_commit, package_version, read_runs
 from rapa_lib.experiments.trained import load_network
+from rapa_lib.instruments.pull import LayerPull, tile_pull
 from rapa_lib.instruments.similarity import tile_similarity
-from rapa_lib.training import load_checkpoint, save_checkpoint
+from rapa_lib.training import augment, load_checkpoint, save_checkpoint
 
 TINY = SHAPE | {
     "epochs": 2, "batch_size": 16, "learning_rate": 0.02, "draws": 3, "seed": 6, "device": "cpu",
@@ -522,3 +524,43 @@ def test_only_what_there_is_is_recorded(changes, kinds):
     run = changed(epochs=1, penalty_every=1, **changes)
     rows = run.measure(tiny_dataset(), progress=False)["similarity"]["measurements"]
     assert [set(row) - {"epoch"} for row in rows] == ([kinds] * 2 if kinds else [])
+
+
+PULL_FIELDS = {one.name for one in fields(LayerPull)} | {"batch_size"}
+
+
+@pytest.mark.parametrize("tiling", ["random", "image"])
+def test_the_pull_is_recorded_and_leaves_the_training_its_bits(tmp_path, tiling):
+    augmented = {"tiling": tiling, "max_shift": 1, "epochs": 3}
+    plain = changed(**augmented).train(tiny_dataset(), progress=False)[0]
+    run = changed(**augmented, pull_every=2, similarity_every=0)
+    record = run.measure(tiny_dataset(), tmp_path, progress=False)
+    network, scaling, _ = load_network(tmp_path / "network.pt")
+    assert same_bits(network.state_dict(), plain.state_dict())
+    rows = record["similarity"]["measurements"]
+    assert [row["epoch"] for row in rows] == [0, 2, 3]
+    assert [set(row) for row in rows] == [{"epoch", "pull"}] * 3
+    # The last one by hand: all 48 images, shifted as training shifts, in batches of 16.
+    with seeded(6, Purpose.PULL_IMAGES):
+        chosen = torch.randperm(48)
+        images = augment(tiny_dataset().train_images[chosen], False, 1)
+    with seeded(6, 3, Purpose.MEASUREMENT):
+        seed = int(torch.randint(2**31, ()))
+    found = tile_pull(
+        network, scaling(images), tiny_dataset().train_labels[chosen], batch_size=16, seed=seed,
+        weight_decay=run.recipe.training.weight_decay, tile_lr_power=1.0,
+    )  # fmt: skip
+    assert rows[-1]["pull"] == [asdict(layer) | {"batch_size": 16} for layer in found]
+    assert set(rows[0]["pull"][0]) == PULL_FIELDS
+    assert [layer["n_tiles"] for layer in rows[0]["pull"]] == [4, 2]
+    assert rows[-1]["pull"] != rows[0]["pull"]
+
+
+def test_the_pull_of_an_ordinary_network_is_not_recorded():
+    record = changed(epochs=1, pull_every=1, tiling="none").measure(tiny_dataset(), progress=False)
+    assert record["similarity"]["measurements"] == []
+
+
+def test_a_record_without_a_pull_is_what_it_was_before():
+    assert "pull_every" not in TINY_RUN.parameters()
+    assert changed(pull_every=3).parameters()["pull_every"] == 3

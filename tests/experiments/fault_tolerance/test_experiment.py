@@ -1,5 +1,6 @@
 """The fault experiment: its rows say what was broken and what that cost."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from tiny import SHAPE, same_bits, tiny_dataset, tiny_network
 
 from rapa_lib import InputScaling
-from rapa_lib._seeds import Purpose, seeded
+from rapa_lib._seeds import Purpose, mix_seeds, seeded
 from rapa_lib.experiments.fault_tolerance import EXPERIMENT, FaultTolerance
 from rapa_lib.experiments.fault_tolerance.tables import fault_table, tolerated_share
 from rapa_lib.experiments.protocol import experiment
@@ -21,13 +22,14 @@ from rapa_lib.experiments.recipe import Recipe
 from rapa_lib.experiments.records import read_runs
 from rapa_lib.experiments.trained import Trained, save_network, train_recipe
 from rapa_lib.instruments.faults import draw_faults, fine_tune, tile_faults
-from rapa_lib.training import error_percent, predict
+from rapa_lib.training import error_percent, predict, reestimate_normalisation
 
 ROOT = Path(__file__).parents[3]
 FIRST, SECOND = "features.0.0", "features.1.0"
 SWEEP = FaultTolerance(
-    shares=[0, 0.5, 0.9], fault_draws=2, n_images=20, repair_share=0.5, fine_tune_steps=2
-)
+    shares=[0, 0.5, 0.9], fault_draws=2, n_images=20, repair_share=0.5, fine_tune_steps=2,
+    reestimate_images=30,
+)  # fmt: skip
 
 
 def scaling():
@@ -94,6 +96,51 @@ def test_errors_are_those_of_the_network_with_these_faults(network, rows):
     assert errors[0.9, False] > errors[0, False]
 
 
+def test_rerouted_rows_have_a_second_error_with_statistics_of_their_own(network, rows):
+    """Against a copy with these faults, estimated anew on the chosen images and tested."""
+    chosen = tiny_dataset().subset(30, 20, seed=0)
+    for row in rows:
+        if not row["reroute"]:
+            assert row["test_error_reestimated"] is None
+            continue
+        names = [FIRST, SECOND] if row["layers"] == "all" else [row["layers"]]
+        faults = draw_faults(network, share=row["share"], layers=names, seed=row["fault_seed"])
+        anew = copy.deepcopy(network)
+        with tile_faults(anew, faults, reroute=True):
+            with seeded(0, Purpose.FAULT_STATISTICS, row["fault_draw"]):
+                reestimate_normalisation(anew, chosen.train_images, scaling())
+            with seeded(0, Purpose.FAULT_DRAWS, row["fault_draw"]):
+                logits = predict(anew, chosen.test_images, scaling())
+        assert row["test_error_reestimated"] == error_percent(logits, chosen.test_labels)
+    table = pd.DataFrame([row for row in rows if row["reroute"]])
+    assert (table["test_error_reestimated"] != table["test_error"]).any()
+
+
+def test_the_control_is_the_same_fine_tuning_without_faults(network, repairs):
+    chosen = tiny_dataset().subset(None, 20, seed=0)
+    table = pd.DataFrame(repairs).set_index(["repair", "fault_draw"])["test_error"]
+    for draw in (0, 1):
+        tuned = copy.deepcopy(network)
+        seed = mix_seeds(0, Purpose.REPAIR, draw)
+        fine_tune(tuned, tiny_dataset(), scaling(), 2, batch_size=48, seed=seed)
+        with seeded(0, Purpose.FAULT_DRAWS, draw):
+            logits = predict(tuned, chosen.test_images, scaling())
+        assert table["no faults, fine-tuned", draw] == error_percent(logits, chosen.test_labels)
+
+
+def test_without_batch_normalisation_there_is_nothing_to_reestimate():
+    sweep = replace(SWEEP, shares=(0, 0.5), fault_draws=1)
+    bare = subject(tiny_network(normalisation="group").eval(), normalisation="group")
+    assert {row["test_error_reestimated"] for row in sweep.errors(bare, progress=False)} == {None}
+    repairs = {row["repair"] for row in sweep.repairs(bare, progress=False)}
+    assert "rerouted, fine-tuned" in repairs
+    assert "rerouted, statistics re-estimated" not in repairs
+    record = sweep.measure(bare, progress=False)
+    collected = EXPERIMENT.collect([record])
+    assert collected.tables["fault_tolerance"]["test_error_reestimated"].isna().all()
+    collected.figures["fault_tolerance"]().draw_without_rendering()
+
+
 def test_products_and_speed_are_of_the_rows_faults(rows):
     for row in rows:
         first, second, third = map(int, row["products_per_layer"].split("-"))
@@ -127,7 +174,8 @@ def test_the_experiment_repeats_and_leaves_network_and_stream_alone(rows, repair
 def test_repairs_are_compared_on_the_same_faults(network, rows, repairs):
     table = pd.DataFrame(repairs)
     assert list(table["repair"].unique()) == [
-        "no faults", "none", "rerouted", "copied kernels", "fine-tuned", "rerouted, fine-tuned",
+        "no faults", "no faults, fine-tuned", "none", "rerouted",
+        "rerouted, statistics re-estimated", "copied kernels", "fine-tuned", "rerouted, fine-tuned",
     ]  # fmt: skip
     assert set(table["n_faulty"]) == {"2-1"}
     by = table.set_index(["repair", "fault_draw"])
@@ -138,8 +186,14 @@ def test_repairs_are_compared_on_the_same_faults(network, rows, repairs):
             ("rerouted", ("all", 0.5, True)),
         ):  # fmt: skip
             assert by["test_error"][repair, draw] == known[(*cell, draw)]
+    anew = pd.DataFrame(rows).set_index(["layers", "share", "reroute", "fault_draw"])
+    for draw in (0, 1):
+        found = by["test_error"]["rerouted, statistics re-estimated", draw]
+        assert found == anew["test_error_reestimated"][("all", 0.5, True, draw)]
     products = by["products_per_layer"].groupby("repair").first()
     assert products["copied kernels"] == products["none"] == "16-8-4"
+    assert products["no faults, fine-tuned"] == "16-8-4"
+    assert products["rerouted, statistics re-estimated"] == products["rerouted"]
     assert products["rerouted, fine-tuned"] == products["rerouted"] == "32-16-4"
 
 
@@ -174,6 +228,7 @@ def test_a_network_without_tiles_to_lose_is_refused():
         ({"n_images": 0}, ValueError, "n_images: got 0"),
         ({"repair_share": -1}, ValueError, "repair_share: got -1"),
         ({"fine_tune_steps": 0}, ValueError, "fine_tune_steps: got 0"),
+        ({"reestimate_images": 0}, ValueError, "reestimate_images: got 0"),
         ({"seed": -1}, ValueError, "seed: got -1"),
     ],
 )
@@ -237,6 +292,9 @@ def test_the_tolerated_share_is_the_last_before_the_error_rises():
     assert answer["share_faulty"].to_dict() == {True: 0.25, False: 0}
     assert answer["added_error"].to_dict() == {True: 0.75, False: 0}
     assert answer["speed_up"].to_dict() == {True: 6, False: 8}
+    assert answer["added_reestimated"].isna().all()
+    anew = better.assign(test_error_reestimated=20 + better["share_faulty"])
+    assert tolerated_share(anew)["added_reestimated"].tolist() == [0.25]
     assert tolerated_share(better, points=1.1)["share_faulty"].tolist() == [0.75]
     with pytest.raises(ValueError, match="no rows without faults for layers 'all'"):
         tolerated_share(errors_table({0.5: (1, 2)}))
@@ -252,8 +310,8 @@ def digits(tmp_path):
     for split in ("train", "test"):
         images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
         for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-            for copy in range(3):  # more than a batch
-                path = tmp_path / "images" / split / data.classes[label] / f"{i}-{copy}.png"
+            for number in range(3):  # more than a batch
+                path = tmp_path / "images" / split / data.classes[label] / f"{i}-{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image[0].numpy()).save(path)
     return tmp_path / "images"

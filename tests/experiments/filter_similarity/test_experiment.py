@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import SHAPE, tiny_dataset, tiny_network
 
-from rapa_lib._seeds import seeded
+from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.experiments.filter_similarity import EXPERIMENT, FilterSimilarity
 from rapa_lib.experiments.filter_similarity.experiment import (
     SHOWN_FILTERS,
@@ -22,14 +22,16 @@ from rapa_lib.experiments.recipe import Recipe
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.experiments.trained import Trained, train_recipe
 from rapa_lib.instruments.penalty import measured_penalty, predicted_penalty
+from rapa_lib.instruments.pull import loss_along_scale, tile_pull
 from rapa_lib.instruments.similarity import tile_similarity, tiled_layers
+from rapa_lib.training import one_cycle_sgd, reestimate_normalisation
 
 LAYERS = ["features.0.0", "features.1.0"]
 SMOOTH = {"pooling": "avg", "activation": "tanh"}
-SMALL = FilterSimilarity(images=8, draws=3, probes=3, scales=(1, 0.5), seed=2)
+SMALL = FilterSimilarity(images=8, draws=3, probes=3, scales=(1, 0.5), seed=2, pull_images=40)
 COLUMNS = [
     "layer", "scale", "measured", "measured_error", "predicted", "predicted_error",
-    "gauss_newton", "gauss_newton_error", "merged_loss",
+    "gauss_newton", "gauss_newton_error", "merged_loss", "applies",
 ]  # fmt: skip
 
 
@@ -37,7 +39,7 @@ def make(**changes):
     recipe = Recipe.of(
         **SHAPE | SMOOTH | {"epochs": 2, "batch_size": 16, "seed": 4} | changes, device="cpu"
     )
-    data, tracking = tiny_dataset(), Tracking(penalty_every=2)
+    data, tracking = tiny_dataset(), Tracking(penalty_every=2, pull_every=1)
     network, training = train_recipe(recipe, data, tracking=tracking, progress=False)
     parameters = recipe.flat() | vars(tracking)
     return Trained(
@@ -79,6 +81,9 @@ def penalties(trained):
         ({"scales": [1, 0]}, ValueError, "scales: got 0.0, allowed: finite, above 0"),
         ({"scales": [math.inf]}, ValueError, "scales: got inf, allowed: finite, above 0"),
         ({"scales": [1, "0.5"]}, TypeError, "scales: got '0.5', expected a number"),
+        ({"pull_images": 1}, ValueError, "pull_images: got 1, allowed: at least 2"),
+        ({"pull_draws": 0}, ValueError, "pull_draws: got 0, allowed: at least 1"),
+        ({"loss_scales": [math.inf]}, ValueError, "loss_scales: got inf, allowed: finite"),
     ],
 )
 def test_bad_values_are_named_when_the_run_is_made(arguments, error, message):
@@ -171,7 +176,7 @@ def test_penalties_have_one_row_per_layer_and_scale(penalties):
     assert penalties["layer"].tolist() == [*LAYERS, "all"] * 2
     assert penalties["scale"].tolist() == [1.0] * 3 + [0.5] * 3
     alone = penalties[penalties["layer"] != "all"]
-    assert np.isfinite(alone[COLUMNS[1:]].to_numpy(float)).all()
+    assert np.isfinite(alone[COLUMNS[1:-1]].to_numpy(float)).all()
     together = penalties[penalties["layer"] == "all"]
     assert together[COLUMNS[4:8]].isna().all(axis=None)
     assert together[["measured", "measured_error"]].notna().all(axis=None)
@@ -237,6 +242,117 @@ def test_equal_tiles_have_no_penalty_and_no_pull(trained):
     assert set(SMALL.pulls(equal).values()) == {0.0}
 
 
+@pytest.mark.parametrize(("normalisation", "applies"), [("batch", False), ("group", True)])
+def test_the_penalty_applies_where_it_is_a_theorem(trained, normalisation, applies):
+    table = SMALL.penalties(with_network(trained, normalisation=normalisation))
+    assert table["applies"].tolist() == [applies] * len(table)
+    relu = SMALL.penalties(with_network(trained, normalisation="group", activation="relu"))
+    assert not relu["applies"].any()
+
+
+# --- The pull ---------------------------------------------------------------------------------
+
+
+def pull_images(trained, n):
+    """Images and labels, chosen and scaled as the experiment does; the training augments none."""
+    with seeded(SMALL.seed, Purpose.PULL_IMAGES):
+        chosen = torch.randperm(48)[:n]
+    return trained.data.train_images[chosen], trained.data.train_labels[chosen]
+
+
+def test_the_pull_is_what_was_recorded_and_at_the_end_the_network_s_own(trained):
+    rows = replace(SMALL, pull_draws=2).tile_pulls(trained)
+    assert [(row["epoch"], row["layer"]) for row in rows] == [
+        (epoch, layer) for epoch in (0, 1, 2) for layer in LAYERS
+    ]
+    recorded = [row for taken in trained.measurements[:2] for row in taken["pull"]]
+    images, labels = pull_images(trained, 40)
+    own = tile_pull(
+        trained.network, trained.scaling(images), labels, batch_size=16, draws=2, seed=2,
+        weight_decay=trained.recipe.training.weight_decay, tile_lr_power=1.0,
+    )  # fmt: skip
+    wanted = recorded + [asdict(layer) | {"batch_size": 16} for layer in own]
+    for row, one in zip(rows, wanted, strict=True):
+        assert row["layer_tiles"] == one["n_tiles"]
+        assert {name: row[name] for name in one if name != "n_tiles"} == {
+            name: value for name, value in one.items() if name != "n_tiles"
+        }
+    assert {row["draws"] for row in rows[-2:]} == {2}
+
+
+def test_the_push_is_that_of_the_rate_at_the_epoch(trained):
+    """48 images in batches of 16 for 2 epochs: the rates after 0, 3 and 6 steps."""
+    network = tiny_network(**SMOOTH)
+    optimizer, scheduler = one_cycle_sgd(network, trained.recipe.training, 3)
+    weights = [layer.weight for layer in tiled_layers(network).values()]
+    rates = []
+    for step in range(7):
+        if step % 3 == 0:
+            rates += [
+                next(g["lr"] for g in optimizer.param_groups if any(p is w for p in g["params"]))
+                for w in weights
+            ]
+        optimizer.step()
+        scheduler.step() if step < 6 else None
+    for row, rate in zip(SMALL.tile_pulls(trained), rates, strict=True):
+        assert row["rate"] == pytest.approx(rate)
+        assert row["push"] == pytest.approx(rate / (1 - 0.9) * row["noise"] / 2)
+
+
+def test_of_smaller_batches_than_training_s_the_push_is_unknown(trained):
+    rows = replace(SMALL, pull_images=20).tile_pulls(trained)
+    assert [row["batch_size"] for row in rows] == [16] * 4 + [10] * 2
+    assert [math.isnan(row["push"]) for row in rows] == [False] * 4 + [True] * 2
+
+
+def test_more_images_for_the_pull_than_there_are_are_all(trained):
+    assert replace(SMALL, pull_images=512).tile_pulls(trained) == (
+        replace(SMALL, pull_images=48).tile_pulls(trained)
+    )
+
+
+def test_the_loss_along_the_deviations_has_both_statistics(trained):
+    run = replace(SMALL, loss_scales=(0.0, 1.0))
+    images, labels = pull_images(trained, 40)
+
+    def reestimate(network):
+        reestimate_normalisation(network, images, trained.scaling)
+
+    wanted = []
+    for how in (None, reestimate):
+        wanted += loss_along_scale(
+            trained.network, trained.scaling(images), labels, (0.0, 1.0), batch_size=16, seed=2,
+            reestimate=how,
+        )  # fmt: skip
+    rows = run.scaled_losses(trained)
+    assert rows == [asdict(one) for one in wanted]
+    assert [(row["statistics"], row["layer"], row["scale"]) for row in rows] == [
+        (statistics, layer, scale)
+        for statistics in ("batch", "reestimated")
+        for layer in (*LAYERS, "all")
+        for scale in (0.0, 1.0)
+    ]
+    assert replace(SMALL, loss_scales=()).scaled_losses(trained) == []
+
+
+def test_the_loss_is_measured_under_a_fixed_assignment_too(trained):
+    fixed = with_network(trained, tiling="image")
+    assert len(SMALL.tile_pulls(replace(fixed, measurements=[]))) == 2
+    assert len(replace(SMALL, loss_scales=(0, 1)).scaled_losses(fixed)) == 12
+
+
+def test_new_measurements_leave_the_others_as_they_were(trained):
+    own = ("tile_pulls", "scaled_losses", "measurement")
+    records = [
+        replace(SMALL, pull_images=images, pull_draws=draws, loss_scales=scales).measure(
+            trained, progress=False
+        )
+        for images, draws, scales in ((40, 1, (0.5,)), (20, 2, ()))
+    ]
+    first, second = ({k: v for k, v in r.items() if k not in own} for r in records)
+    assert first == second
+
+
 # --- Determinism ------------------------------------------------------------------------------
 
 
@@ -279,7 +395,10 @@ def test_the_record_is_plain_json(trained, tmp_path, tiling):
         "tile_init": "independent", "activation": "tanh", "normalisation": "batch",
         "tile_lr_power": 1.0, "epochs": of.recipe.training.epochs, "seed": 4, "device": "cpu",
         "data_fingerprint": tiny_dataset().fingerprint, "config": of.parameters,
-        "measurement": {"images": 8, "draws": 3, "probes": 3, "scales": [1.0, 0.5], "seed": 2},
+        "measurement": {
+            "images": 8, "draws": 3, "probes": 3, "scales": [1.0, 0.5], "pull_images": 40,
+            "pull_draws": 1, "loss_scales": [0.0, 0.25, 0.5, 1.0, 1.25], "seed": 2,
+        },
     }  # fmt: skip
     assert {key: back[key] for key in expected} == expected
 

@@ -6,13 +6,26 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from similarity_rows import LAYERS, TILINGS, penalty_table, similarity_table
+from similarity_rows import (
+    LAYERS,
+    TILINGS,
+    penalty_table,
+    pull_table,
+    scales_table,
+    similarity_table,
+)
 
 from rapa_lib.experiments.filter_similarity.figures import (
     filters_figure,
     penalty_figure,
     similarity_figure,
     tiles_figure,
+)
+from rapa_lib.experiments.filter_similarity.pull_figures import (
+    FORCES,
+    STATISTICS,
+    pull_figure,
+    scales_figure,
 )
 from rapa_lib.experiments.filter_similarity.tables import penalty_answer
 from rapa_lib.experiments.plots import save_figure
@@ -260,6 +273,85 @@ def test_a_figure_without_penalties_says_why(table):
     (text,) = drawn(penalty_figure(table)).texts
     assert text.get_text() == penalty_answer(table, [])
     assert text.get_text().startswith("No penalty: ")
+
+
+def test_where_the_penalty_is_no_theorem_no_identity_is_drawn():
+    relu = penalty_table(activation="relu", pooling="max", applies=False)
+    figure = drawn(penalty_figure(pd.concat([penalty_table(), relu])))
+    dashed = [sum(line.get_linestyle() == "--" for line in axes.lines) for axes in figure.axes]
+    assert dashed == [1, 0]
+    assert "no theorem" in figure.axes[1].get_title(loc="left")
+    assert "theory: both equal" in legend_texts(figure)
+    assert "theory: both equal" not in legend_texts(drawn(penalty_figure(relu)))
+
+
+# --- The pull ---------------------------------------------------------------------------------
+
+
+def bars(axes):
+    """(x, mean, half width) of the points with bars, one list per line."""
+    found = []
+    for line, _, (segments,) in (container.lines for container in axes.containers):
+        half = [(s[1, 1] - s[0, 1]) / 2 for s in segments.get_segments()]
+        found.append(list(zip(line.get_xdata(), line.get_ydata(), half, strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=len)
+def test_pull_decay_and_push_share_axes_and_are_the_table_s(seeds):
+    table = pull_table(seeds)
+    figure = drawn(pull_figure(table))
+    panels = np.array(figure.axes).reshape(len(LAYERS), len(FORCES))
+    assert [axes.get_title(loc="left") for axes in panels[0]] == list(FORCES.values())
+    for line, layer in zip(panels, LAYERS, strict=True):
+        assert len({axes.get_ylim() for axes in line}) == 1
+        assert line[0].get_ylabel().startswith(f"{layer},\nindependent start")
+        for axes, column in zip(line, FORCES, strict=True):
+            for points, tiling in zip(bars(axes), TILINGS, strict=True):
+                rows = table[(table["layer"] == layer) & (table["tiling"] == tiling)]
+                for epoch, mean, half in points:
+                    same = rows.loc[rows["epoch"] == epoch, column]
+                    wanted, low, _ = mean_interval(same)
+                    assert mean == pytest.approx(1000 * wanted)
+                    one = 20 if column == "kernel_pull" else 0  # 2 × 0.01
+                    assert half == pytest.approx(one if len(seeds) == 1 else 1000 * (wanted - low))
+                assert [epoch for epoch, *_ in points] == [0, 1, 2]
+    title = figure.get_suptitle().replace("\n", " ")
+    assert ("t-intervals over seeds" in title) == (len(seeds) > 1)
+    assert ("two standard errors over batches" in title) == (len(seeds) == 1)
+
+
+def test_one_epoch_and_an_unknown_push_are_drawn_without_warning():
+    table = pull_table(epochs=(2,)).assign(push=np.nan)
+    panels = drawn(pull_figure(table)).axes
+    assert [len(axes.containers) for axes in panels] == [2, 2, 0] * 2
+    (text,) = drawn(pull_figure(table[:0])).texts
+    assert text.get_text() == "No layer has several tiles."
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=len)
+def test_the_loss_along_the_deviations_is_the_table_s(seeds):
+    table = scales_table(seeds)
+    figure = drawn(scales_figure(table))
+    panels = np.array(figure.axes).reshape(2, 3)
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert [axes.get_title(loc="left") for axes in panels[0]] == ["a", "b", "all layers"]
+    for line, statistics in zip(panels, STATISTICS, strict=True):
+        for axes, layer in zip(line, (*LAYERS, "all"), strict=True):
+            for points, tiling in zip(bars(axes), TILINGS, strict=True):
+                chosen = (table["layer"] == layer) & (table["tiling"] == tiling)
+                rows = table[chosen & (table["statistics"] == statistics)]
+                for scale, mean, half in points:
+                    wanted, low, _ = mean_interval(rows.loc[rows["scale"] == scale, "change"])
+                    assert mean == pytest.approx(wanted)
+                    assert half == pytest.approx(0.04 if len(seeds) == 1 else wanted - low)
+                assert len(points) == 3
+    assert legend_texts(figure) == [f"{tiling}, independent start" for tiling in TILINGS]
+
+
+def test_a_loss_that_was_not_measured_says_so():
+    (text,) = drawn(scales_figure(scales_table()[:0])).texts
+    assert text.get_text() == "The loss along the deviations was not measured."
 
 
 # --- Filters ----------------------------------------------------------------------------------

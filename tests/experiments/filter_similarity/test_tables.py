@@ -3,11 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
-from similarity_rows import SETTING, TILINGS, penalty_table, similarity_table
+from similarity_rows import (
+    SETTING,
+    TILINGS,
+    penalty_table,
+    pull_table,
+    scales_table,
+    similarity_table,
+)
 
 from rapa_lib.experiments.filter_similarity import EXPERIMENT, tables
 from rapa_lib.experiments.filter_similarity.page import filters_shown
+from rapa_lib.experiments.filter_similarity.pull_tables import pull_answer, pull_summary
 from rapa_lib.experiments.filter_similarity.tables import (
+    NO_PENALTY,
+    NO_THEOREM,
     contrast,
     contrast_summary,
     most_common,
@@ -143,7 +153,7 @@ def test_penalties_agree_within_ten_percent_or_two_standard_errors():
 def test_the_penalty_s_answer_is_computed():
     table = penalty_table(measured=0.1, measured_error=0.0)
     text = penalty_answer(table, [0.5, -0.25, 0.75])
-    assert text.startswith("**C2a**, at the smallest deviations: 0 of 2 measured penalties agree")
+    assert text.startswith("At the smallest deviations 0 of 2 measured penalties agree")
     assert "deviations × 0.5; tanh, avg pooling, batch normalisation; median ratio 7.67)" in text
     assert text.endswith("the deviations: -0.25 to 0.75 over 3 layers.")
     # Measured 0.1 over predicted 0.2 and 0.03, and over a quarter of each.
@@ -154,11 +164,26 @@ def test_the_penalty_s_answer_is_computed():
 
 
 def test_every_kind_of_network_is_answered_for_at_its_smallest_deviations():
-    relu = penalty_table(scales=(0.25,), activation="relu", pooling="max")
-    text = penalty_answer(pd.concat([penalty_table(), relu]), [])
+    gelu = penalty_table(scales=(0.25,), activation="gelu", run="two")
+    text = penalty_answer(pd.concat([penalty_table(), gelu]), [])
     assert "deviations × 0.5; tanh, avg pooling" in text
-    assert "deviations × 0.25; relu, max pooling" in text
-    assert text.count("R leaves out the kinks") == 1
+    assert "deviations × 0.25; gelu, avg pooling" in text
+    assert "no theorem" not in text
+
+
+def test_agreement_is_claimed_only_where_the_penalty_is_a_theorem():
+    """What disagrees there counts nowhere, and neither does what agrees."""
+    relu = penalty_table(activation="relu", pooling="max", applies=False, run="two", measured=-9.0)
+    both = pd.concat([penalty_table(), relu])
+    text = penalty_answer(both, [])
+    assert text == penalty_answer(penalty_table(), [])[:-1] + (
+        "; R is no theorem for 1 more of the networks."
+    )
+    assert "below zero" not in text
+    pd.testing.assert_frame_equal(penalty_agreement(both), penalty_agreement(penalty_table()))
+    assert penalty_answer(relu, [0.5]) == NO_THEOREM
+    assert len(penalty_summary(relu)) == 0
+    assert penalty_answer(relu[:0], []) == NO_PENALTY
 
 
 def test_agreement_and_negative_penalties_are_counted():
@@ -167,7 +192,7 @@ def test_agreement_and_negative_penalties_are_counted():
     assert "below zero" not in within
     table = penalty_table(scales=(1.0,), sign=-1.0)
     negative = penalty_answer(table, [])
-    assert ": 0 of 2 measured" in negative
+    assert "deviations 0 of 2 measured" in negative
     assert "; 2 below zero" in negative
     (row,) = penalty_agreement(table).to_dict("records")
     assert (row["layers"], row["agree"], row["below_zero"]) == (2, 0, 2)
@@ -176,7 +201,7 @@ def test_agreement_and_negative_penalties_are_counted():
 def test_penalties_of_equal_tiles_have_no_ratio():
     table = penalty_table(scales=(1.0,), predicted=0.0, measured=0.0)
     text = penalty_answer(table, [0.0, 0.0])
-    assert ": 2 of 2 measured" in text
+    assert "deviations 2 of 2 measured" in text
     assert "no penalty is predicted, the tiles being equal" in text
     assert "nan" not in text
     assert "0.00 to 0.00 over 2 layers" in text
@@ -184,11 +209,50 @@ def test_penalties_of_equal_tiles_have_no_ratio():
     row = penalty_table(scales=(1.0,))
     row.loc[row["layer"] == "b", ["predicted", "measured"]] = 0.0
     text = penalty_answer(row, [])
-    assert ": 2 of 2" in text
+    assert "deviations 2 of 2" in text
     assert "median ratio 1.05" in text
 
 
+# --- The pull ---------------------------------------------------------------------------------
+
+
+def test_the_pull_s_answer_is_of_the_last_epoch_by_hand():
+    """random ends at 0.701 to 0.729 in layer a and b, 0.1 above image in every seed."""
+    text = pull_answer(pull_table())
+    assert "the pull on the tiles of `random` networks at the end of training is 701.00 to" in text
+    assert (
+        "to 729.00 thousandths of a nat, above zero by more than two standard errors in 6" in text
+    )
+    assert "in 6 of 6 layers" in text
+    assert "minus that of `image` +100.00 (2 greater), by 95 % intervals over seeds." in text
+    table = pull_table()
+    table.loc[table["tiling"] == "random", "pull"] *= -1
+    text = pull_answer(table)
+    assert "in 0 of 6 layers" in text
+    assert "(2 smaller)" in text
+    assert "(2 undecided), one pair of seeds." in pull_answer(pull_table(seeds=(0,)))
+    assert "minus" not in pull_answer(pull_table(tilings=("random",)))
+    assert pull_answer(pull_table()[:0]) == ""
+
+
+def test_the_pull_s_summary_by_hand():
+    """0.601, 0.605, 0.609 in layer a: mean 0.605 ± 4.3027 · 0.004 / √3 = 0.0099."""
+    summary = pull_summary(pull_table())
+    assert summary["tiling"].tolist() == ["image"] * 2 + ["random"] * 2
+    first = summary.iloc[0]
+    assert (first["layer"], first["P"], first["seeds"]) == ("a", "605.00 ± 9.94", "3")
+    assert (first["of kernels"], first["‖δ‖²"]) == ("604.50 ± 9.94", "2.00 ± 0.00")
+    unknown = pull_summary(pull_table().assign(push=np.nan))
+    assert unknown["noise's push"].tolist() == ["–"] * 4
+
+
 # --- From records -----------------------------------------------------------------------------
+
+
+def own_rows(table):
+    """The rows of a table without the labels that a record has."""
+    names = [n for n in table if n not in (*tables.COLUMNS, "run")]
+    return table[names].to_dict("records")
 
 
 def record(run="a", tiling="random", penalty=None, **config):
@@ -197,12 +261,16 @@ def record(run="a", tiling="random", penalty=None, **config):
     rows = rows[(rows["layer"] == "a") & (rows["epoch"] > 0)]
     own = ["layer", "layer_tiles", "epoch", "between_tiles", "within_tile", "variance_ratio"]
     own += ["cka", "cka_chance", "matched", "matched_chance"]
-    penalties = penalty_table()[["layer", "scale", "measured", "measured_error", "predicted"]]
+    penalties = penalty_table()[
+        ["layer", "scale", "measured", "measured_error", "predicted", "applies"]
+    ]
     return SETTING | {
         "tiling": tiling, "tile_init": "independent", "seed": 0, "run": run, "git_commit": "c",
         "data_fingerprint": "f", "config": {"device": "cpu", "mirror": False} | config,
         "similarities": rows[own].to_dict("records"), "pulls": {"a": 0.5}, "filters": [run],
         "penalties": penalties.assign(predicted_error=0.1).to_dict("records"),
+        "tile_pulls": own_rows(pull_table((0,), ("random",))),
+        "scaled_losses": own_rows(scales_table((0,), ("random",))),
     }  # fmt: skip
 
 
@@ -226,6 +294,17 @@ def test_tables_have_the_records_rows_with_labels_before_them_in_order():
     assert penalties["run"].tolist() == ["b"] * 6 + ["a"] * 6
     assert penalties["measured"].tolist() == penalty_table()["measured"].tolist() * 2
     assert len(collected.answer) == 3
+    assert collected.answer[-1].startswith("**C2a**: the pull on the tiles of `random` networks")
+    assert "deviations 2 of 2" not in collected.answer[-1]  # of two networks
+    pulls, scales = (collected.tables[f"filter_similarity_{name}"] for name in ("pull", "scales"))
+    assert list(pulls)[: len(tables.COLUMNS)] == list(tables.COLUMNS)
+    assert pulls["tiling"].tolist() == ["image"] * 6 + ["random"] * 6
+    assert pulls["epoch"].tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert pulls["layer"].tolist() == ["a", "b"] * 6
+    own = pull_table((0,), ("random",)).sort_values(["epoch", "layer"])
+    assert pulls["pull"].tolist() == own["pull"].tolist() * 2
+    assert scales["run"].tolist() == ["b"] * 18 + ["a"] * 18
+    assert scales["change"].tolist() == scales_table((0,), ("random",))["change"].tolist() * 2
 
 
 def test_the_most_common_kind_of_network_is_chosen():
