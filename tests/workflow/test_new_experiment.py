@@ -88,7 +88,8 @@ def played(tmp_path_factory):
     (package / "__init__.py").write_text(EXPERIMENT)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
     notebook.cells[0].metadata["tags"] = ["parameters"]
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = kernel
     nbformat.write(notebook, copy / "notebooks/toy.ipynb")
     catalogue = copy / "rapa_lib/experiments/catalogue.py"
     text = catalogue.read_text(encoding="utf-8")
