@@ -177,7 +177,7 @@ def test_one_run_makes_the_page_and_several_are_refused():
         ({"forward_ns": -1}, ValueError, "forward_ns: got -1"),
         ({"analog_bias": 1}, TypeError, "analog_bias: got 1"),
         ({"max_array_size": [3, 0]}, ValueError, "max_size"),
-        ({"batch": 3}, TypeError, "acceleration: batch: unknown; it takes networks"),
+        ({"batch": 3}, TypeError, "acceleration: batch: unknown; it takes "),
         ({"flops_per_s": 0}, ValueError, "flops_per_s: got 0"),
     ],
 )
