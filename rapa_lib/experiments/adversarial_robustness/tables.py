@@ -229,7 +229,8 @@ def strongest_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per configuration, level, norm, budget and seed: :data:`CONFIGURATION`, ``level``,
-        ``norm``, ``epsilon``, ``attack``, ``seed``, ``n_images``, ``robust_accuracy`` (a share).
+        ``norm``, ``epsilon``, ``attack``, ``seed``, ``n_images``, ``robust_accuracy`` (a share),
+        ``correct`` (the share of draws for each image, as JSON; claims are judged over both).
     """
     rows = with_labels(rows)
     settings = rows.drop_duplicates("label").set_index("label")[CONFIGURATION]
@@ -237,6 +238,7 @@ def strongest_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
         settings.loc[found["label"]].to_dict()
         | {name: found[name] for name in ("level", "norm", "epsilon", "attack")}
         | {"seed": seed, "n_images": len(correct), "robust_accuracy": float(correct.mean())}
+        | {"correct": json.dumps([round(float(share), 4) for share in correct])}
         for found in row_dicts(strongest(rows))
         for seed, correct in zip(found["seeds"], found["correct"], strict=True)
     )
