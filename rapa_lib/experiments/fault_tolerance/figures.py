@@ -131,8 +131,8 @@ def _draw_speeds(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, dict[str, A
         own = rows if label is None else rows[rows["label"] == label]
         for reroute, line in own.groupby("reroute"):
             speed = line.groupby("share_faulty")["speed_up"].mean()
-            style = {"linestyle": _STYLES["rerouted" if reroute else "not rerouted"]}
-            style["linewidth"] = 1.3
+            style: dict[str, Any] = {"linewidth": 1.3}
+            style["linestyle"] = _STYLES["rerouted" if reroute else "not rerouted"]
             axes.plot(speed.index, speed, **look | style)
 
 
