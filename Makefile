@@ -36,7 +36,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slurm: .venv/installed
-	$(BIN)/python -m pytest -m slurm tests/test_slurm.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py $(PYTEST_ARGS)
 
 test-fuzz: .venv/installed
 	$(BIN)/python -m pytest -m fuzz tests/layers/products/test_fuzz.py $(PYTEST_ARGS)

@@ -192,13 +192,11 @@ class FaultTolerance(Experiment[Trained]):
                 with tile_faults(model, faults if broken else (), reroute=reroute):
                     if after == "tune":
                         self._tune(model, subject, draw)
-                    elif after == "reestimate":
-                        anew = reestimated(model, draw)
-                        if anew is None:
-                            continue
-                        model = anew
-                    error = error_of(model, draw)
-                    products = [timed.products for timed in _convolutions(model, size)]
+                    anew = reestimated(model, draw) if after == "reestimate" else model
+                    if anew is None:
+                        continue
+                    error = error_of(anew, draw)
+                    products = [timed.products for timed in _convolutions(anew, size)]
                 rows.append(
                     {
                         "repair": repair,
