@@ -18,6 +18,11 @@ def main() -> None:
     arguments.add_argument("page", type=Path)
     options = arguments.parse_args()
     notebook = nbformat.read(options.executed, as_version=4)
+    # Empty on the page; papermill draws the identifier of the cell that it adds.
+    parameters = {"parameters", "injected-parameters"}
+    notebook.cells = [
+        cell for cell in notebook.cells if not parameters & set(cell.metadata.get("tags", []))
+    ]
     exporter = HTMLExporter(
         template_name="basic",  # the cells alone: no scripts, no fonts from elsewhere
         exclude_input=True,
