@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
         return {"house", "smoke"} & set(item.fixturenames)
 
     for item in items:
-        group = "studies" if runs_studies(item) else str(item.path)
+        group = "studies" if runs_studies(item) else item.path.relative_to(item.config.rootpath).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: not runs_studies(item))
 
