@@ -19,7 +19,8 @@ def pytest_collection_modifyitems(items):
         return {"house", "smoke"} & set(item.fixturenames)
 
     for item in items:
-        group = "studies" if runs_studies(item) else item.path.relative_to(item.config.rootpath).as_posix()
+        place = item.path.relative_to(item.config.rootpath).as_posix()
+        group = "studies" if runs_studies(item) else place
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: not runs_studies(item))
 
