@@ -119,7 +119,7 @@ class RapaConv2d(PatchConv2d):
                 :func:`rapa_lib.draw_assignment`); if not, these patches' outputs are zero.
 
         Raises:
-            ValueError, TypeError: if an index is none of a tile or comes twice, or no tile is left
+            ValueError, TypeError: if an index is no tile or comes twice, or no tile is left
                 to reroute to.
         """
         self._living = check_living(tiles, self.n_tiles, reroute)

@@ -154,7 +154,7 @@ def check_living(
     """Return the living tiles in order, None where all of them live.
 
     Raises:
-        ValueError, TypeError: if an index is none of a tile, comes twice, or none is left to
+        ValueError, TypeError: if an index is not that of a tile, comes twice, or none is left to
             reroute to.
     """
     check_bool("reroute", reroute)
