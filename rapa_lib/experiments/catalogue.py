@@ -101,12 +101,18 @@ _ENTRIES = (
         "acceleration",
         "Acceleration",
         needs="nothing",
-        tables=("acceleration", "acceleration_costs", "acceleration_bandwidth"),
+        tables=(
+            "acceleration",
+            "acceleration_costs",
+            "acceleration_bandwidth",
+            "acceleration_rivals",
+        ),
         figures=(
             "acceleration",
             "acceleration_layers",
             "acceleration_pareto",
             "acceleration_bandwidth",
+            "acceleration_rivals",
         ),
     ),
     Entry(

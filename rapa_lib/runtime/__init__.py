@@ -25,12 +25,15 @@ from rapa_lib.runtime._costs import (
 )
 from rapa_lib.runtime._digital import roofline_table
 from rapa_lib.runtime._layers import LayerShape, NetworkLayers, Uncounted, count_layers
+from rapa_lib.runtime._rivals import PERFORATED_DENSE, RIVAL_COLUMNS, rival_table
 
 __all__ = [
     "ACCESSES",
     "BANDWIDTHS",
     "LIMITS",
     "PACKINGS",
+    "PERFORATED_DENSE",
+    "RIVAL_COLUMNS",
     "SCHEDULES",
     "AnalogArrays",
     "DigitalSide",
@@ -48,6 +51,7 @@ __all__ = [
     "layer_costs",
     "network_cost",
     "reachable_speedup",
+    "rival_table",
     "roofline_table",
     "run_time",
     "stale_images",

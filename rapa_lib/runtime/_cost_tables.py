@@ -105,7 +105,7 @@ def cost_table(
     hardware = check_hardware(hardware)
     digital = check_digital(digital, hardware)
     rows = []
-    for name, schedule, access, single, timed in _cases(networks, n_tiles, hardware, schedules):
+    for name, schedule, access, single, timed in cases(networks, n_tiles, hardware, schedules):
         base = network_cost(single, digital, access=access, schedule=schedule).time_us
         for count, tiled in timed.items():
             cost = network_cost(tiled, digital, access=access, schedule=schedule)
@@ -166,7 +166,7 @@ def tiles_within(
     hardware = check_hardware(hardware)
     digital = check_digital(digital, hardware)
     rows = []
-    for name, schedule, access, single, timed in _cases(networks, n_tiles, hardware, schedules):
+    for name, schedule, access, single, timed in cases(networks, n_tiles, hardware, schedules):
         found = {}
         for rate in (None, *bandwidths):
             side = replace(digital, values_per_second=rate)
@@ -211,7 +211,7 @@ def _reach(costs: Mapping[int, NetworkCost], base: float, tolerance: float) -> t
 _Case = tuple[str, str, str, RunTime, dict[int, RunTime]]
 
 
-def _cases(
+def cases(
     networks: Mapping[str, NetworkLayers],
     n_tiles: Sequence[int],
     hardware: AnalogArrays,

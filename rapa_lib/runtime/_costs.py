@@ -22,8 +22,6 @@ time."""
 LIMITS = ("arrays", "converters", "update", "bandwidth")
 """What the time of a layer goes to."""
 
-CYCLES = 3  # forward, backward, update: each moves the same number of values
-
 
 @dataclass(frozen=True)
 class DigitalSide(Checked):
@@ -66,18 +64,20 @@ class DigitalSide(Checked):
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer on arrays with a digital side; times and values are those of training, an image.
+    """A layer on arrays with a digital side; times and values are those of an image.
 
     Args:
         timed: the layer, its tiles and the arrays.
         digital: what feeds them.
         access: see :data:`ACCESSES`. One tile takes patches in any order, so it always reads them
             contiguously.
+        training: with a backward and an update cycle after each forward one.
     """
 
     timed: LayerRunTime
     digital: DigitalSide
     access: str
+    training: bool = True
 
     @property
     def patches(self) -> tuple[int, ...]:
@@ -102,8 +102,8 @@ class LayerCost:
 
     @property
     def values(self) -> float:
-        """Values moved for an image in all three cycles."""
-        return CYCLES * sum(self.patches) * self.values_per_patch
+        """Values moved for an image in all cycles, of which each moves the same number."""
+        return len(self._cycles_ns) * sum(self.patches) * self.values_per_patch
 
     @property
     def per_array(self) -> int:
@@ -198,7 +198,7 @@ class LayerCost:
 
     @property
     def _cycles_ns(self) -> tuple[dict[str, float], ...]:
-        """Time of one forward, backward and update cycle by what it goes to."""
+        """Time of one forward and, in training, backward and update cycle by what it goes to."""
         hardware, digital = self.timed.hardware, self.digital
         at_once = self.per_array if digital.packing == "diagonal" else 1
         rows, columns = (at_once * lines for lines in self._lines)
@@ -207,8 +207,11 @@ class LayerCost:
             dac, adc = min(digital.dac_share, inputs), min(digital.adc_share, outputs)
             return (dac - 1) * digital.dac_ns + (adc - 1) * digital.adc_ns
 
+        forward = {"arrays": hardware.forward_ns, "converters": waiting(rows, columns)}
+        if not self.training:
+            return (forward,)
         return (
-            {"arrays": hardware.forward_ns, "converters": waiting(rows, columns)},
+            forward,
             {"arrays": hardware.backward_ns, "converters": waiting(columns, rows)},
             {"update": max(hardware.update_ns, digital.bl * digital.pulse_ns)},
         )
@@ -216,7 +219,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """A network on arrays with a digital side; times and values are those of training, an image.
+    """A network on arrays with a digital side; times and values are those of an image.
 
     Args:
         layers: in the order in which they first run.
@@ -310,7 +313,12 @@ def stale_images(depth: int) -> list[int]:
 
 
 def network_cost(
-    timed: RunTime, digital: DigitalSide | None, *, access: str, schedule: str
+    timed: RunTime,
+    digital: DigitalSide | None,
+    *,
+    access: str,
+    schedule: str,
+    training: bool = True,
 ) -> NetworkCost:
     """Give a network on arrays a digital side.
 
@@ -319,6 +327,7 @@ def network_cost(
         digital: None is ``DigitalSide()``.
         access: one of :data:`ACCESSES`.
         schedule: one of ``SCHEDULES``.
+        training: whether images are trained on, or only pass forward.
 
     Raises:
         ValueError, TypeError: naming the argument; if conversions take longer than the cycle that
@@ -327,7 +336,8 @@ def network_cost(
     check_choice("access", access, ACCESSES)
     check_choice("schedule", schedule, SCHEDULES)
     digital = check_digital(digital, timed.hardware)
-    return NetworkCost(tuple(LayerCost(one, digital, access) for one in timed.layers), schedule)
+    layers = tuple(LayerCost(one, digital, access, training) for one in timed.layers)
+    return NetworkCost(layers, schedule)
 
 
 def check_digital(digital: DigitalSide | None, hardware: AnalogArrays) -> DigitalSide:

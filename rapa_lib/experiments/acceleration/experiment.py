@@ -19,7 +19,14 @@ from rapa_lib.experiments.acceleration.tables import (
 )
 from rapa_lib.experiments.protocol import Collected, Experiment, Record
 from rapa_lib.experiments.records import plain, provenance
-from rapa_lib.runtime import AnalogArrays, DigitalSide, NetworkLayers, cost_table, tiles_within
+from rapa_lib.runtime import (
+    AnalogArrays,
+    DigitalSide,
+    NetworkLayers,
+    cost_table,
+    rival_table,
+    tiles_within,
+)
 
 ArraySize = int | tuple[int, int]
 
@@ -111,6 +118,7 @@ class Acceleration(Experiment[None]):
             "layers": plain(layers),
             "costs": plain(cost_table(networks, self.n_tiles, hardware, self.digital)),
             "bandwidth": plain(tiles_within(networks, self.n_tiles, hardware, self.digital)),
+            "rivals": plain(rival_table(networks, self.n_tiles, hardware, self.digital)),
         }
 
     @classmethod

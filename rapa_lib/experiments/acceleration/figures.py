@@ -228,3 +228,57 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+# How an arm is drawn: its name, dashes and marker.
+_ARMS = {
+    "random": ("RAPA: n tiles", "-", "o"),
+    "perforated_dense": ("perforated, tested dense: one tile", "--", "s"),
+}
+
+_PHASES = {"training_speedup": "training", "inference_speedup": "inference"}
+
+
+def rivals_figure(table: pd.DataFrame) -> Figure:
+    """Speed-up in training and in inference against arrays: RAPA, and perforation tested dense.
+
+    One network, the first of the table, pipelined where it was worked out. A number beside a point
+    is the n that it stands for.
+
+    Args:
+        table: rows of :func:`rapa_lib.runtime.rival_table`; maybe none.
+    """
+    rows = table[table["network"] == table["network"].iloc[0]] if len(table) else table
+    if "pipelined" in set(rows["schedule"]):
+        rows = rows[rows["schedule"] == "pipelined"]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6))
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        if not len(rows):
+            panels[0].text(0.5, 0.5, "not measured", ha="center", transform=panels[0].transAxes)
+            return figure
+        colours = dict(zip(_ARMS, sns.color_palette("colorblind", len(_ARMS)), strict=True))
+        for axes, (column, phase) in zip(panels, _PHASES.items(), strict=True):
+            for arm, lines in rows.groupby("arm", sort=False):
+                label, dash, marker = _ARMS[str(arm)]
+                lines = lines.sort_values("n_tiles")
+                axes.plot(
+                    lines["arrays"], lines[column], color=colours[str(arm)], linestyle=dash,
+                    marker=marker, markersize=5, label=label,
+                )  # fmt: skip
+                if column == "training_speedup":
+                    _name_tiles(axes, lines, column)
+            axes.set(title=phase, xlabel="arrays")
+            log_axes(axes)
+        panels[0].set_ylabel("speed-up over one tile per layer")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _name_tiles(axes: Axes, lines: pd.DataFrame, column: str) -> None:
+    """Write n beside every other point of a line, the last one included."""
+    for number, speedup, arrays in lines[["n_tiles", column, "arrays"]].to_numpy()[::-2]:
+        axes.annotate(
+            f"{number:.0f}", (arrays, speedup), xytext=(7, -4), textcoords="offset points",
+            fontsize="x-small",
+        )  # fmt: skip

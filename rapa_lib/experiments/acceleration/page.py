@@ -10,6 +10,7 @@ from rapa_lib.experiments.acceleration.figures import (
     bandwidth_figure,
     layer_time_figure,
     pareto_figure,
+    rivals_figure,
     speedup_figure,
 )
 from rapa_lib.experiments.acceleration.tables import (
@@ -18,6 +19,7 @@ from rapa_lib.experiments.acceleration.tables import (
     acceleration_summary,
 )
 from rapa_lib.experiments.protocol import Collected
+from rapa_lib.runtime import RIVAL_COLUMNS
 
 
 def collect(records: Sequence[dict[str, Any]]) -> Collected:
@@ -31,17 +33,21 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
     (record,) = records
     table, layers = pd.DataFrame(record["rows"]), pd.DataFrame(record["layers"])
     costs, bandwidth = pd.DataFrame(record["costs"]), pd.DataFrame(record["bandwidth"])
+    # Records of before the rivals were measured have none.
+    rivals = pd.DataFrame(record.get("rivals", ()), columns=RIVAL_COLUMNS)
     return Collected(
         tables={
             "acceleration": table,
             "acceleration_costs": costs,
             "acceleration_bandwidth": bandwidth,
+            "acceleration_rivals": rivals,
         },
         figures={
             "acceleration": lambda: speedup_figure(table),
             "acceleration_layers": lambda: layer_time_figure(layers),
             "acceleration_pareto": lambda: pareto_figure(table),
             "acceleration_bandwidth": lambda: bandwidth_figure(bandwidth),
+            "acceleration_rivals": lambda: rivals_figure(rivals),
         },
         answer=acceleration_answer(table),
         body=[
@@ -62,5 +68,13 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "it moves. The model and its constants, most of them assumptions: docs/run_time.md.",
             "",
             "![tiles with proportional speed-up against bandwidth](acceleration_bandwidth.png)",
+            "",
+            "A rival needs no tiles at all: trained perforated (one patch in n is computed, the others "
+            "take their neighbours' outputs) and tested dense, each layer keeps its one array. It "
+            "trains as fast, and asks for no more values per second than one tile does; tested, it "
+            "is as slow as the ordinary network. What it costs in test error: `perforated_dense` "
+            "in the section on error against speed-up.",
+            "",
+            "![speed-up of RAPA and of perforation against arrays](acceleration_rivals.png)",
         ],
     )

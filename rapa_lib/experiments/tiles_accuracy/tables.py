@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.plots import with_interval
+from rapa_lib.runtime import PERFORATED_DENSE
 
 COLUMNS = [
     "dataset", "epochs", "tiling", "n_tiles", "tile_init", "tile_lr_power", "pooling", "seed",
@@ -27,24 +28,27 @@ def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test errors of trained networks beside the speed-up that their tiles give.
 
     Of the RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
-    come with most numbers of tiles, and beside them the networks without tiles and otherwise alike.
+    come with most numbers of tiles, and beside them, otherwise alike, the networks without tiles
+    and those trained perforated, tested dense: these train as fast on one array per layer.
 
     Args:
         records: of the accuracy experiment.
 
     Returns:
-        One row per run: dataset, epochs, tiling, n_tiles, tile_init, tile_lr_power, pooling, seed,
-        ``test_error`` and ``test_error_vote`` (percent), ``speedup`` of the pipelined and
-        ``speedup_sequential`` of the sequential schedule, run, git_commit, data_fingerprint. None
-        if no run is one without tiles or with random ones.
+        One row per run: dataset, epochs, tiling (``"none"``, ``"random"``, ``"perforated_dense"``),
+        n_tiles, tile_init, tile_lr_power, pooling, seed, ``test_error`` and ``test_error_vote``
+        (percent; of a perforated network those of all patches, which is ``test_error_merged`` of
+        the accuracy experiment), ``speedup`` of the pipelined and ``speedup_sequential`` of the
+        sequential schedule in training, run, git_commit, data_fingerprint. None if no run is one
+        of these.
     """
-    chosen = [record for record in records if record["tiling"] in ("none", "random")]
+    chosen = [record for record in records if record["tiling"] in ("none", "random", "perforated")]
     table = pd.DataFrame([_row(record) for record in chosen], columns=COLUMNS)
     settings = pd.Series([_setting(record["config"]) for record in chosen], dtype=object)
     ordinary = pd.Series(
         [_setting(record["config"], without=_TILES_ALONE) for record in chosen], dtype=object
     )
-    tiled, plain = table["tiling"] == "random", table["tiling"] == "none"
+    tiled, plain = table["tiling"] == "random", table["tiling"] != "random"
     if tiled.any():
         numbers = table[tiled].groupby(settings[tiled], sort=False)["n_tiles"].nunique()
         tiled &= settings == numbers.idxmax()
@@ -58,6 +62,9 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     known = {**record["config"], **record}
     speedups = record["speedups"]
     known |= {"speedup": speedups["pipelined"], "speedup_sequential": speedups["sequential"]}
+    if record["tiling"] == "perforated":
+        dense = record["test_error_merged"]
+        known |= {"tiling": PERFORATED_DENSE, "test_error": dense, "test_error_vote": dense}
     return {name: known[name] for name in COLUMNS}
 
 
@@ -102,7 +109,9 @@ def tradeoff_answer(table: pd.DataFrame) -> list[str]:
     if not len(table):
         return ["**No network of this study has tiling `none` or `random`: nothing to compare.**"]
     lines = []
-    ordinary, tiled = (table[table["tiling"] == tiling] for tiling in ("none", "random"))
+    ordinary, tiled, dense = (
+        table[table["tiling"] == tiling] for tiling in ("none", "random", PERFORATED_DENSE)
+    )
     if len(ordinary):
         lines.append(f"ordinary networks {with_interval(ordinary['test_error'])} %")
     if len(tiled):
@@ -110,4 +119,9 @@ def tradeoff_answer(table: pd.DataFrame) -> list[str]:
         for speedup in ends:
             errors = tiled.loc[tiled["speedup"] == speedup, "test_error"]
             lines.append(f"RAPA networks {with_interval(errors)} % at {speedup:.4g} × the speed")
+    for speedup, errors in dense.groupby("speedup")["test_error"]:
+        lines.append(
+            f"trained perforated and tested dense {with_interval(errors)} %, trained at "
+            f"{speedup:.4g} × the speed on one array per layer, tested at the ordinary one"
+        )
     return [f"**Test error: {'; '.join(lines)}** (speed-up on analog arrays, pipelined)."]

@@ -55,6 +55,18 @@ def test_like_networks_stand_beside_their_speedups():
     assert table["tile_lr_power"].tolist() == [1.0, 0.5, 0.5, 0.5]
 
 
+def test_perforated_networks_count_as_tested_dense():
+    rival = record("sparse", 4.0, 45.0, tiling="perforated") | {"test_error_merged": 22.0}
+    other = record("elsewhere", 4.0, 45.0, tiling="perforated", pooling="avg")
+    table = TilesAccuracy.collect([*RECORDS, rival, other | {"test_error_merged": 1.0}])
+    rows = table.tables["tiles_accuracy"].query("tiling == 'perforated_dense'")
+    assert rows[["run", "speedup"]].values.tolist() == [["sparse", 4.0]]
+    assert rows[["test_error", "test_error_vote"]].values.tolist() == [[22.0, 22.0]]
+    assert "tested dense 22.00 %, trained at 4 × the speed on one array per layer" in "".join(
+        table.answer
+    )
+
+
 def test_without_rapa_the_first_ordinary_setting_is_the_table():
     table = TilesAccuracy.collect(RECORDS[2:4]).tables["tiles_accuracy"]
     assert table["run"].tolist() == ["plain"]
