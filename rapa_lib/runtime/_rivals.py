@@ -44,8 +44,8 @@ def rival_table(
     """Speed-up of RAPA and of a network trained perforated and tested dense.
 
     Perforation computes one output in n and fills in the others from their neighbours (Figurnov et
-    al., NIPS 2016); each layer keeps its one tile. It trains as fast as n tiles would, reads no more
-    values per second than one tile does, and, tested dense, is no faster than the ordinary network.
+    al., NIPS 2016); each layer keeps its one tile. It trains as fast as n tiles would, reads no
+    more values per second than one tile can, and, tested dense, is as slow as the ordinary network.
 
     Args:
         networks, hardware, digital, schedules, tolerance: as in :func:`cost_table`; patches are

@@ -69,11 +69,11 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "",
             "![tiles with proportional speed-up against bandwidth](acceleration_bandwidth.png)",
             "",
-            "A rival needs no tiles at all: trained perforated (one patch in n is computed, the others "
-            "take their neighbours' outputs) and tested dense, each layer keeps its one array. It "
-            "trains as fast, and asks for no more values per second than one tile does; tested, it "
-            "is as slow as the ordinary network. What it costs in test error: `perforated_dense` "
-            "in the section on error against speed-up.",
+            "A rival needs no tiles at all: trained perforated (one patch in n is computed, the "
+            "others take their neighbours' outputs) and tested dense, each layer keeps its one "
+            "array. It trains as fast, and asks for no more values per second than one tile does; "
+            "tested, it is as slow as the ordinary network. What it costs in test error: "
+            "`perforated_dense` in the section on error against speed-up.",
             "",
             "![speed-up of RAPA and of perforation against arrays](acceleration_rivals.png)",
         ],
