@@ -8,6 +8,7 @@ from rapa_lib.runtime._arrays import SCHEDULES, AnalogArrays, LayerRunTime, RunT
 from rapa_lib.runtime._balance import balance_tiles, reachable_speedup
 from rapa_lib.runtime._cost_tables import (
     BANDWIDTHS,
+    TOLERANCE,
     cost_table,
     is_proportional,
     layer_costs,
@@ -35,6 +36,7 @@ __all__ = [
     "PERFORATED_DENSE",
     "RIVAL_COLUMNS",
     "SCHEDULES",
+    "TOLERANCE",
     "AnalogArrays",
     "DigitalSide",
     "LayerCost",

@@ -6,6 +6,7 @@ import graphlib
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -251,8 +252,30 @@ def test_no_page_shows_a_command_that_is_not_tested():
     assert {"make study", "make test"} <= set(commands())
 
 
-@pytest.mark.parametrize("command", [c for c in SMALL if c in commands()])
+@pytest.fixture
+def finished_smoke(smoke):
+    """The smoke study where ``make study`` looks for it: what is done is not done again."""
+    folder = ROOT / "results/smoke"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(smoke.folder, folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", [c for c in SMALL if c in commands() and "study" in c])
+def test_the_study_commands_of_the_pages_run(finished_smoke, command):
+    before = (finished_smoke / "accuracy.csv").read_bytes()
+    (finished_smoke / "report.html").unlink()
+    run_command(command)
+    assert (finished_smoke / "report.html").stat().st_size > 10_000
+    assert (finished_smoke / "accuracy.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [c for c in SMALL if c in commands() and "study" not in c])
 def test_the_commands_of_the_pages_run(command):
+    run_command(command)
+
+
+def run_command(command):
     # A worker's own variables would make the tests it starts believe that they are its.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
