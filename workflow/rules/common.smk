@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import sys
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
@@ -21,9 +22,10 @@ RUN = f"{FOLDER}/runs/{{experiment}}/{{run}}"
 RUNS = {
     experiment: {run.name: run for run in runs} for experiment, runs in study.runs.items()
 }
-# Not a parameter of the rules: another interpreter is no reason to train again.
-PYTHON = sys.executable
 SCRIPTS = "workflow/scripts"
+# Python on the script that is named next, forked from the nursery if there is one. Not a parameter
+# of the rules: another interpreter is no reason to train again.
+BORN = f"{shlex.quote(sys.executable)} -S -I {SCRIPTS}/nursery.py run"
 # The names are those of rapa_lib/experiments/archive.py, which would load pandas in every job.
 ARCHIVE, RESTORED = "records.jsonl.xz", "restored"
 

@@ -19,7 +19,7 @@ def network(wildcards):
 
 
 EXECUTE = (
-    "{PYTHON:q} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
+    "{BORN} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
     " --parameters {params.parameters:q} --rules {study.claims:q} {resources.options}"
     " > {log:q} 2>&1"
 )

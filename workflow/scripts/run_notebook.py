@@ -19,6 +19,7 @@ from pathlib import Path
 import papermill
 import psutil
 from nbclient.exceptions import DeadKernelError
+from nursery import PID, kernel_spec
 from study import ROOT
 from traitlets.config import Config
 
@@ -58,11 +59,14 @@ def main() -> None:
     try:
         with (
             tempfile.TemporaryDirectory() as sockets,
-            limited(options.minutes, memory_gb) as over,
+            limited(options.minutes, memory_gb, Path(sockets, PID)) as over,
         ):
             # Not ports, which kernels that start at once take from one another: in some sixty
             # starts of two, one died of it.
             kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+            kernel["connection_file"] = f"{sockets}/kernel.json"
+            kernel_spec(Path(sockets))
+            os.environ["JUPYTER_PATH"] = sockets
             papermill.execute_notebook(
                 options.notebook,
                 running,
@@ -84,8 +88,14 @@ def main() -> None:
 
 
 @contextmanager
-def limited(minutes: float | None, memory_gb: float | None) -> Iterator[list[str]]:
-    """Kill what this process starts inside once it takes more; yield where the reason is put."""
+def limited(minutes: float | None, memory_gb: float | None, pid_file: Path) -> Iterator[list[str]]:
+    """Kill what this process starts inside once it takes more; yield where the reason is put.
+
+    Args:
+        minutes: of wall time; None is unlimited.
+        memory_gb: resident memory in 10⁹ bytes; None is unlimited.
+        pid_file: may come to name a kernel that is no descendant of this process.
+    """
     over: list[str] = []
     if minutes is None and memory_gb is None:
         yield over
@@ -95,7 +105,7 @@ def limited(minutes: float | None, memory_gb: float | None) -> Iterator[list[str
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
-            kernel = psutil.Process().children(recursive=True)
+            kernel = psutil.Process().children(recursive=True) + named(pid_file)
             used = resident_gb(kernel) if memory_gb is not None else 0
             if minutes is not None and time.monotonic() - began > 60 * minutes:
                 over.append(f"ran past its limit of {minutes:g} min")
@@ -115,6 +125,14 @@ def limited(minutes: float | None, memory_gb: float | None) -> Iterator[list[str
     finally:
         ended.set()
         watcher.join()
+
+
+def named(pid_file: Path) -> list[psutil.Process]:
+    """The process that a file names, if there are both."""
+    try:
+        return [psutil.Process(int(pid_file.read_text()))]
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return []
 
 
 def resident_gb(processes: list[psutil.Process]) -> float:

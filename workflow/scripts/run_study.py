@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
+from nursery import nursery
 from progress import shown
 from study import ROOT, SET_BY_STUDY, Run, Study, load_study
 from whole import remove_damaged
@@ -53,7 +54,7 @@ def main() -> None:
         for path in remove_damaged(study, folder):
             print(f"DAMAGED {path}: removed, its run is done again", flush=True)
         at_once = max(1, options.cores // study.threads) if options.cores else None
-        with shown(study, folder, at_once):
+        with shown(study, folder, at_once), kernels(options, study):
             collected = run_snakemake(options, study, folder, lock)
             failed = failures(study, folder)
             if failed and any((folder / "runs/accuracy").glob("*/record.json")):
@@ -193,6 +194,12 @@ def run_snakemake(
             "--quiet", "rules", "host", "reason",
         ]  # fmt: skip
         return subprocess.run(command, pass_fds=[lock], check=False).returncode == 0
+
+
+def kernels(options: argparse.Namespace, study: Study) -> AbstractContextManager[None]:
+    """Where kernels come from: a nursery if they are on this machine, else what each job starts."""
+    here = options.cores is not None
+    return nursery(study.threads) if here else nullcontext()
 
 
 def failures(study: Study, folder: Path) -> dict[Path, str]:
