@@ -31,7 +31,7 @@ ORDER = (
 )  # fmt: skip
 """The order in which parameters are written."""
 
-LATER = {"eval_every": 1, "precision": "float32", "pull_every": 0}
+LATER = {"dropout": 0.1, "eval_every": 1, "precision": "float32", "pull_every": 0}
 """Parameters that came after the first records, with what these stand for: they are written only
 where they say something else, so that records of both times compare."""
 

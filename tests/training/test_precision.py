@@ -14,7 +14,7 @@ from rapa_lib.training import InputScaling, evaluate, predict, reestimate_normal
 from rapa_lib.training.precision import logits_of
 
 MIXED = {"precision": "bfloat16", "epochs": 2, "batch_size": 16, "seed": 3}
-KINDS = ("none", "random", "perforated", "noisy")
+KINDS = ("none", "random", "perforated", "noisy", "dropout")
 
 
 def trained(tiling="random", **changes):
