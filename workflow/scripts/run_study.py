@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.claims import read_claims
 from rapa_lib.experiments.protocol import Experiment, experiment
 from rapa_lib.experiments.provenance import code_hash, rules_hash
-from rapa_lib.experiments.recipe import choose_device
+from rapa_lib.experiments.recipe import Recipe, choose_device
 from rapa_lib.experiments.records import git_commit
 from rapa_lib.experiments.trained import Trained
 
@@ -85,13 +86,8 @@ def check_place(options: argparse.Namespace) -> None:
 
 def check_runs(study: Study) -> None:
     """Raise before any training what a run would raise: its parameters, its data, its network."""
-    loaded: dict[DataChoice, Dataset] = {}
+    load = Loader()
     planned: dict[str, Trained] = {}
-
-    def load(choice: DataChoice) -> Dataset:
-        if choice not in loaded:
-            loaded[choice] = choice.load()
-        return loaded[choice]
 
     for name, runs in study.runs.items():
         needs, kind = CATALOGUE[name].needs, experiment(name)
@@ -103,7 +99,7 @@ def check_runs(study: Study) -> None:
                 assert run.network is not None  # the study found it
                 subject = planned[run.network]
             elif needs == "data":
-                subject = load(settings.recipe.data)
+                subject = load(settings.recipe)
             settings.check(subject)
             if isinstance(settings, Accuracy):
                 recipe = settings.recipe
@@ -122,6 +118,24 @@ def read_settings(kind: type[Experiment], run: Run) -> Any:
         )
     choose_device(run.parameters.get("device", "auto"))
     return kind.of(**{name: run.parameters[name] for name in run.parameters if name in known})
+
+
+class Loader:
+    """Loads the images of recipes: every data set once, every part of it once."""
+
+    def __init__(self) -> None:
+        self._wholes: dict[DataChoice, Dataset] = {}
+        self._parts: dict[tuple[DataChoice, int | None], Dataset] = {}
+
+    def __call__(self, recipe: Recipe) -> Dataset:
+        data = recipe.data
+        key = data, recipe.seed if data.drawn_by_seed else None
+        if key not in self._parts:
+            every = replace(data, n_train=None, n_test=None, subset="fixed", validation=None)
+            if every not in self._wholes:
+                self._wholes[every] = every.whole()
+            self._parts[key] = data.part(self._wholes[every], recipe.seed)
+        return self._parts[key]
 
 
 def check_fixed(study: Study, folder: Path) -> None:
