@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import sys
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
@@ -17,6 +18,9 @@ PARTIAL = config.pop("partial", False)
 
 study = Study.of(config, DATA)
 FOLDER = f"{RESULTS}/{study.name}"
+# The hash of what tuning chose goes into every record. No input of the rules: it is committed, and
+# a study whose records have another is not started.
+CHOSEN = f"--chosen {shlex.quote(study.chosen)}" if study.chosen else ""
 RUN = f"{FOLDER}/runs/{{experiment}}/{{run}}"
 RUNS = {
     experiment: {run.name: run for run in runs} for experiment, runs in study.runs.items()
