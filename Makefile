@@ -2,6 +2,7 @@
 #
 #   make study                        the quick study: table and figure in results/quick
 #   make study STUDY=standard DATA=…  another study, on a data set's folder
+#   make tune STUDY=digits            the arms of a study, before it starts: config/chosen/
 #   make study … NAME=mine            its results go to results/mine
 #   make study PROFILE=slurm          its runs as jobs of a Slurm cluster (profiles/)
 #   make tables STUDY=…               a study's tables and report from its records, untrained
@@ -21,11 +22,16 @@ WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
-.PHONY: study tables test test-slurm test-fuzz lab lint install
+.PHONY: study tune tables test test-slurm test-fuzz lab lint install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
 	@$(BIN)/python workflow/scripts/run_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
+	  $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)")
+
+# What a study with a tuning block takes: to be committed before the study starts.
+tune: .venv/installed
+	@$(BIN)/python workflow/scripts/tune_study.py config/$(STUDY).yaml --profile "$(PROFILE)" \
 	  $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)")
 
 # Every table, figure and report again from the records that a study keeps, without training.

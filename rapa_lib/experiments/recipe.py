@@ -31,7 +31,10 @@ ORDER = (
 )  # fmt: skip
 """The order in which parameters are written."""
 
-LATER = {"eval_every": 1, "pull_every": 0}
+LATER = {
+    "dropout": 0.1, "eval_every": 1, "precision": "float32", "pull_every": 0, "subset": "fixed",
+    "validation": None,
+}  # fmt: skip
 """Parameters that came after the first records, with what these stand for: they are written only
 where they say something else, so that records of both times compare."""
 
@@ -111,6 +114,10 @@ class Recipe(Checked):
     def on(self, device: str, threads: int | None = None) -> "Recipe":
         """The same on another device."""
         return replace(self, device=device, threads=self.threads if threads is None else threads)
+
+    def load(self) -> Dataset:
+        """Load the run's images: those of its seed, where these are drawn."""
+        return self.data.load(self.seed)
 
     def build(self, data: Dataset, device: str | torch.device | None = None) -> RapaConvNet:
         """Build the network for a data set, its weights drawn from the run's seed.

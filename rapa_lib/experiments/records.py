@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from rapa_lib._files import whole_file
-from rapa_lib.experiments.provenance import RULES_VARIABLE, code_hash
+from rapa_lib.experiments.provenance import CHOSEN_VARIABLE, RULES_VARIABLE, code_hash
 from rapa_lib.layers.products.compiled import serves
 
 PACKAGE = "rapa-convnets"
@@ -24,12 +24,15 @@ PACKAGE = "rapa-convnets"
 def provenance(device: torch.device) -> dict[str, Any]:
     """Say what computed a result: code, rules, versions, device, threads, which tiled products.
 
-    The rules are those that a study judges by; a run by hand has none.
+    The rules are those that a study judges by; a run by hand has none. Runs of a tuned study say
+    what was chosen for its arms.
     """
+    chosen = os.environ.get(CHOSEN_VARIABLE)
     return {
         "git_commit": git_commit(),
         "code_sha256": code_hash(),
         "rules_sha256": os.environ.get(RULES_VARIABLE),
+        **({"chosen_sha256": chosen} if chosen else {}),
         "package_version": package_version(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),

@@ -63,7 +63,7 @@ def train_recipe(
 
     Args:
         recipe: what to train.
-        data: of ``recipe.data.load()``.
+        data: of ``recipe.load()``.
         tracking: what is recorded of the tiles meanwhile.
         resume: a file that makes the training survive interruptions.
         progress: show a bar.
@@ -195,7 +195,7 @@ def load_or_train(
         given = {**(training or {}), "device": device, "threads": threads}
         tracking, others = Tracking.split(given)
         recipe = Recipe.of(**others)
-        data = recipe.data.load()
+        data = recipe.load()
         built, result = train_recipe(recipe, data, tracking=tracking, progress=progress)
         parameters = recipe.flat() | vars(tracking)
         assert result.scaling is not None  # a training that ended has one
@@ -204,7 +204,7 @@ def load_or_train(
     loaded, scaling, recipe = saved.build(device)
     recipe = recipe.on(device, threads)
     recipe.use_threads()
-    data = recipe.data.load()
+    data = recipe.load()
     if saved.data["fingerprint"] != data.fingerprint:
         raise ValueError(
             f"network: {network} was trained on {saved.data['name']} with fingerprint "

@@ -10,19 +10,23 @@ from dataclasses import dataclass
 from torch import nn
 
 from rapa_lib._checks import check_choice
-from rapa_lib.layers import TILINGS, NoisyConv2d, PerforatedConv2d, RapaConv2d
+from rapa_lib.layers import TILINGS, DropoutConv2d, NoisyConv2d, PerforatedConv2d, RapaConv2d
 
 
 @dataclass(frozen=True)
 class Site:
-    """One convolution of a network to be built: its arguments, whatever kind it will be of.
+    (
+        """One convolution of a network to be built: its arguments, whatever kind it will be of.
 
     Args:
         in_channels, out_channels, kernel_size: as in ``Conv2d``; the padding keeps the size.
         n_tiles: its tiles.
         tile_init: how they start, see :class:`rapa_lib.RapaConv2d`.
         noise: relative noise on its outputs, see :class:`rapa_lib.NoisyConv2d`.
+        dropout: probability that an output is dropped, see :class:`rapa_lib.DropoutConv2d`.
     """
+        ""
+    )
 
     in_channels: int
     out_channels: int
@@ -30,6 +34,7 @@ class Site:
     n_tiles: int
     tile_init: str
     noise: float
+    dropout: float
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Kind:
     Args:
         name: what users call it, where a network takes a tiling.
         build: makes the convolution of a site.
-        heeds: the settings, of ``n_tiles``, ``tile_init``, ``tile_lr_power`` and ``noise``, that
-            make a difference to its networks.
+        heeds: the settings, of ``n_tiles``, ``tile_init``, ``tile_lr_power``, ``noise`` and
+            ``dropout``, that make a difference to its networks.
         one_tile: whether its convolutions have one tile whatever ``n_tiles`` says.
         enlarged: whether channels are raised until the parameters are those of ``n_tiles`` tiles.
         expectation: whether its function is random with a defined mean over assignments (see
@@ -71,10 +76,17 @@ def _noisy(site: Site) -> nn.Module:
     )
 
 
+def _dropout(site: Site) -> nn.Module:
+    return DropoutConv2d(
+        site.in_channels, site.out_channels, site.kernel_size, padding="same", dropout=site.dropout
+    )
+
+
 CONTROLS = {
     "perforated": Kind("perforated", _perforated, frozenset({"n_tiles"}), one_tile=False),
     "enlarged": Kind("enlarged", _ordinary, frozenset({"n_tiles"}), enlarged=True),
     "noisy": Kind("noisy", _noisy, frozenset({"noise"})),
+    "dropout": Kind("dropout", _dropout, frozenset({"dropout"})),
 }
 """Networks to compare tilings with; a network takes their names where it takes a tiling's."""
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from rapa_lib._checks import Checked, flag, integer, real
+from rapa_lib._checks import Checked, choice, flag, integer, real
+from rapa_lib.training.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class TrainConfig(Checked):
         seed: of the order of images, of augmentation and of the assignments.
         eval_every: measure the test error after every so many epochs, and after the last. It does
             not change what is learnt.
+        precision: of forward and backward passes, in training and test alike: ``"float32"``, or
+            ``"bfloat16"`` for mixed precision (see :func:`rapa_lib.training.precision.logits_of`).
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -38,6 +41,7 @@ class TrainConfig(Checked):
     max_shift: int = integer(0, low=0)
     seed: int = integer(0, low=0)
     eval_every: int = integer(1, low=1)
+    precision: str = choice("float32", PRECISIONS)
 
     def is_tested(self, epoch: int) -> bool:
         """Whether the test error is measured after an epoch, counted from 1."""

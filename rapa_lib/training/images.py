@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._modes import evaluation_mode
+from rapa_lib.training.precision import logits_of
 
 
 class InputScaling(NamedTuple):
@@ -72,11 +73,17 @@ def augment(images: Tensor, mirror: bool, max_shift: int) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, scaling: InputScaling, *, batch_size: int = 500
+    model: nn.Module,
+    images: Tensor,
+    scaling: InputScaling,
+    *,
+    batch_size: int = 500,
+    precision: str = "float32",
 ) -> Tensor:
     """Logits (N, n_classes) of uint8 images (N, C, H, W), in evaluation mode."""
     with evaluation_mode(model):
-        return torch.cat([model(scaling(part)) for part in images.split(batch_size)])
+        parts = images.split(batch_size)
+        return torch.cat([logits_of(model, scaling(part), precision) for part in parts])
 
 
 def error_percent(scores: Tensor, labels: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rapa_lib._seeds import Purpose, seeded
-from rapa_lib.analog import NotFiniteError
+from rapa_lib.analog import AnalogTileArray, NotFiniteError
 from rapa_lib.data.datasets import Dataset
 from rapa_lib.training.checkpoints import ResumeFile, Stateful, identity
 from rapa_lib.training.config import TrainConfig
@@ -83,7 +83,8 @@ def train(
 
     Raises:
         DivergedError: at a loss that is not finite; the message says where.
-        ValueError: if the checkpoint belongs to another training, or batch_size exceeds the data.
+        ValueError: if the checkpoint belongs to another training, batch_size exceeds the data, or
+            weights lie on analog tiles and ``config.precision`` is not float32.
     """
     loop = _Loop.of(model, dataset, config)
     training = Training(scaling=loop.step.scaling)
@@ -135,11 +136,15 @@ class _Loop:
                 f"batch_size: got {config.batch_size}, but {dataset.name} has {n_train} training "
                 "images"
             )
+        if config.precision != "float32" and _is_analog(model):
+            raise ValueError(
+                f"precision: got {config.precision!r}, allowed for weights on analog tiles: float32"
+            )
         device = next(model.parameters()).device
         images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
         step = TrainingStep(
             model, InputScaling.of(images), *one_cycle_sgd(model, config, n_steps),
-            config.mirror, config.max_shift,
+            config.mirror, config.max_shift, config.precision,
         )  # fmt: skip
         test = dataset.test_images.to(device), dataset.test_labels.to(device)
         return cls(config, step, n_steps, images, labels, *test)
@@ -182,7 +187,10 @@ class _Loop:
         """Test error in percent, of one draw."""
         where = f"after epoch {epoch}, step {self.n_steps}"
         try:
-            logits = predict(self.step.model, self.test_images, self.step.scaling)
+            logits = predict(
+                self.step.model, self.test_images, self.step.scaling,
+                precision=self.config.precision,
+            )  # fmt: skip
         except NotFiniteError as error:
             raise DivergedError(f"{where}: {error}") from error
         if not logits.isfinite().all():  # the last step can ruin what its loss did not show
@@ -201,6 +209,10 @@ class _Loop:
                 f"the loss is {float(losses[step])} at epoch {epoch}, step {step + 1}, "
                 f"{with_rates(self.config)}"
             )
+
+
+def _is_analog(model: nn.Module) -> bool:
+    return any(isinstance(layer, AnalogTileArray) for layer in model.modules())
 
 
 def _take_measurements(

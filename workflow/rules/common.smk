@@ -18,6 +18,9 @@ PARTIAL = config.pop("partial", False)
 
 study = Study.of(config, DATA)
 FOLDER = f"{RESULTS}/{study.name}"
+# The hash of what tuning chose goes into every record. No input of the rules: it is committed, and
+# a study whose records have another is not started.
+CHOSEN = f"--chosen {shlex.quote(study.chosen)}" if study.chosen else ""
 RUN = f"{FOLDER}/runs/{{experiment}}/{{run}}"
 RUNS = {
     experiment: {run.name: run for run in runs} for experiment, runs in study.runs.items()

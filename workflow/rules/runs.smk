@@ -20,7 +20,7 @@ def network(wildcards):
 
 EXECUTE = (
     "{BORN} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
-    " --parameters {params.parameters:q} --rules {study.claims:q} {resources.options}"
+    " --parameters {params.parameters:q} --rules {study.claims:q} {CHOSEN} {resources.options}"
     " > {log:q} 2>&1"
 )
 

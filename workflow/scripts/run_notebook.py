@@ -24,7 +24,12 @@ from study import ROOT
 from traitlets.config import Config
 
 from rapa_lib._files import whole_file
-from rapa_lib.experiments.provenance import RULES_VARIABLE, rules_hash
+from rapa_lib.experiments.provenance import (
+    CHOSEN_VARIABLE,
+    RULES_VARIABLE,
+    file_hash,
+    rules_hash,
+)
 
 POLL_SECONDS = 0.5
 
@@ -38,6 +43,7 @@ def main() -> None:
     arguments.add_argument("executed", type=Path)
     arguments.add_argument("--parameters", type=json.loads, required=True, help="JSON")
     arguments.add_argument("--rules", type=Path, help="by which its study is judged")
+    arguments.add_argument("--chosen", type=Path, help="what tuning has chosen for its arms")
     arguments.add_argument("--minutes", type=float, help="of wall time, then it has failed")
     arguments.add_argument("--memory-gb", type=float, help="resident, times the attempt's number")
     arguments.add_argument("--attempt", type=int, default=1, help="from 1")
@@ -52,6 +58,8 @@ def main() -> None:
         stale.unlink(missing_ok=True)
     if options.rules is not None:
         os.environ[RULES_VARIABLE] = rules_hash(options.rules)
+    if options.chosen is not None:
+        os.environ[CHOSEN_VARIABLE] = file_hash(options.chosen)
     os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
     running = folder / "running.ipynb"
     memory_gb = None if options.memory_gb is None else options.memory_gb * options.attempt

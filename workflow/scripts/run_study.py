@@ -9,13 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from chosen import Chosen, arms_of, chosen_hash, chosen_path, stage, tuning_hash
 from nursery import nursery
 from progress import shown
-from study import ROOT, SET_BY_STUDY, Run, Study, load_study
+from study import ROOT, SET_BY_STUDY, Run, Study, read_config
 from whole import remove_damaged
 
 from rapa_lib._checks import check_int
@@ -26,25 +28,20 @@ from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.claims import read_claims
 from rapa_lib.experiments.protocol import Experiment, experiment
 from rapa_lib.experiments.provenance import code_hash, rules_hash
-from rapa_lib.experiments.recipe import choose_device
+from rapa_lib.experiments.recipe import Recipe, choose_device
 from rapa_lib.experiments.records import git_commit
 from rapa_lib.experiments.trained import Trained
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("config", type=absolute, help="the study's YAML file")
-    arguments.add_argument("--data", help="a data set's name or folder, instead of the configured")
-    arguments.add_argument("--name", help="of the study and its folder, instead of the file's")
-    arguments.add_argument("--results", type=absolute, default=Path("results"))
-    arguments.add_argument("--profile", default="local", help="where it runs: one of profiles/")
-    arguments.add_argument("--cores", type=int, help="of this machine, all if not given")
-    options = arguments.parse_args()
+    options = study_arguments(__doc__).parse_args()
     os.chdir(ROOT)
     try:
         check_place(options)
-        study = load_study(options.config, options.data, options.name)
-        check_runs(study)
+        config, load = read_config(options.config, options.name), Loader()
+        study = Study.of(config, options.data)
+        check_tuned(study, config, options.data, load)
+        check_runs(study, load)
         read_claims(yaml.safe_load(Path(study.claims).read_text(encoding="utf-8")))
         folder = writable_folder("results", options.results / study.name)
         check_fixed(study, folder)
@@ -61,6 +58,18 @@ def main() -> None:
                 collected = run_snakemake(options, study, folder, lock, partial=True)
     report(study, folder, failed, collected)
     sys.exit(0 if collected and not failed else 1)
+
+
+def study_arguments(description: str | None) -> argparse.ArgumentParser:
+    """What says which study runs where."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("config", type=absolute, help="the study's YAML file")
+    arguments.add_argument("--data", help="a data set's name or folder, instead of the configured")
+    arguments.add_argument("--name", help="of the study and its folder, instead of the file's")
+    arguments.add_argument("--results", type=absolute, default=Path("results"))
+    arguments.add_argument("--profile", default="local", help="where it runs: one of profiles/")
+    arguments.add_argument("--cores", type=int, help="of this machine, all if not given")
+    return arguments
 
 
 def absolute(path: str) -> Path:
@@ -84,15 +93,10 @@ def check_place(options: argparse.Namespace) -> None:
         )
 
 
-def check_runs(study: Study) -> None:
+def check_runs(study: Study, load: "Loader | None" = None) -> None:
     """Raise before any training what a run would raise: its parameters, its data, its network."""
-    loaded: dict[DataChoice, Dataset] = {}
+    load = load or Loader()
     planned: dict[str, Trained] = {}
-
-    def load(choice: DataChoice) -> Dataset:
-        if choice not in loaded:
-            loaded[choice] = choice.load()
-        return loaded[choice]
 
     for name, runs in study.runs.items():
         needs, kind = CATALOGUE[name].needs, experiment(name)
@@ -104,7 +108,7 @@ def check_runs(study: Study) -> None:
                 assert run.network is not None  # the study found it
                 subject = planned[run.network]
             elif needs == "data":
-                subject = load(settings.recipe.data)
+                subject = load(settings.recipe)
             settings.check(subject)
             if isinstance(settings, Accuracy):
                 recipe = settings.recipe
@@ -125,16 +129,67 @@ def read_settings(kind: type[Experiment], run: Run) -> Any:
     return kind.of(**{name: run.parameters[name] for name in run.parameters if name in known})
 
 
-def check_fixed(study: Study, folder: Path) -> None:
-    """Raise for a confirmatory study whose rules or code are not those of its first record."""
-    if not study.confirmatory:
+class Loader:
+    """Loads the images of recipes: every data set once, every part of it once."""
+
+    def __init__(self) -> None:
+        self._wholes: dict[DataChoice, Dataset] = {}
+        self._parts: dict[tuple[DataChoice, int | None], Dataset] = {}
+
+    def __call__(self, recipe: Recipe) -> Dataset:
+        data = recipe.data
+        key = data, recipe.seed if data.drawn_by_seed else None
+        if key not in self._parts:
+            every = replace(data, n_train=None, n_test=None, subset="fixed", validation=None)
+            if every not in self._wholes:
+                self._wholes[every] = every.whole()
+            self._parts[key] = data.part(self._wholes[every], recipe.seed)
+        return self._parts[key]
+
+
+def check_tuned(study: Study, config: dict[str, Any], data: str | None, load: "Loader") -> None:
+    """Raise for a study with a tuning block whose arms were not tuned by it, on these images."""
+    if study.tuning is None:
         return
-    if (commit := git_commit()).endswith("-dirty"):
+    command = "make tune with the same arguments"
+    if study.chosen is None:
+        raise ValueError(f"tuning: there is no {chosen_path(study.name)}; {command} writes it")
+    chosen = Chosen.read(Path(study.chosen))
+    if missing := sorted(set(arms_of(config["accuracy"])) - set(chosen.arms)):
+        raise ValueError(f"tuning: {study.chosen} has no {', '.join(missing)}; {command} tunes it")
+    if chosen.tuning_sha256 != tuning_hash(config):
         raise ValueError(
-            f"confirmatory: the code differs from commit {commit.removesuffix('-dirty')}; commit "
-            "it before the study starts"
+            f"tuning: {study.chosen} was tuned for another grid or by another tuning block than "
+            f"{study.name} has; {command} tunes it anew"
         )
-    now = {"code_sha256": code_hash(), "rules_sha256": rules_hash(ROOT / study.claims)}
+    trials = {arm: study.tuning.trials_of(arm)[:1] for arm in chosen.arms}
+    short = stage(config, "short", trials, [study.tuning.seed], study.tuning.short)
+    run = Study.of(short, data).runs["accuracy"][0]
+    images = load(read_settings(Accuracy, run).recipe)
+    if images.fingerprint != chosen.images["fingerprint"]:
+        raise ValueError(
+            f"tuning: {study.chosen} was tuned on {chosen.images['name']} with fingerprint "
+            f"{chosen.images['fingerprint'][:12]}…, but {images.name} has here "
+            f"{images.fingerprint[:12]}…; give the study another name and tune it"
+        )
+
+
+def check_fixed(study: Study, folder: Path) -> None:
+    """Raise for a study whose rules, code or tuned values are not those of its first record.
+
+    Rules and code are fixed in confirmatory studies, tuned values in every tuned one. A time of a
+    file says nothing, for a checkout sets it anew: each record has the hash of what was chosen.
+    """
+    now = {}
+    if study.confirmatory:
+        if (commit := git_commit()).endswith("-dirty"):
+            raise ValueError(
+                f"confirmatory: the code differs from commit {commit.removesuffix('-dirty')}; "
+                "commit it before the study starts"
+            )
+        now = {"code_sha256": code_hash(), "rules_sha256": rules_hash(ROOT / study.claims)}
+    if study.chosen is not None:
+        now["chosen_sha256"] = chosen_hash(ROOT / study.chosen)
     for path in sorted((folder / "runs").glob("*/*/record.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -144,8 +199,8 @@ def check_fixed(study: Study, folder: Path) -> None:
             if record.get(name) != value:
                 raise ValueError(
                     f"confirmatory: {name} is {value[:12]}…, but that of {path.parent} is "
-                    f"{str(record.get(name))[:12]}…; rules and code stand before the first record: "
-                    "give the study another name"
+                    f"{str(record.get(name))[:12]}…; rules, code and tuned values stand before the "
+                    "first record: give the study another name"
                 )
 
 
@@ -169,6 +224,7 @@ def run_snakemake(
     lock: int,
     *,
     partial: bool = False,
+    target: str = "tables",
 ) -> bool:
     """Bring a study's tables up to date, going on past runs that fail; False if one did."""
     settings = {
@@ -183,7 +239,7 @@ def run_snakemake(
         json.dump(settings, file)
         file.flush()
         command = [
-            sys.executable, "-m", "snakemake", "tables",
+            sys.executable, "-m", "snakemake", target,
             "--snakefile", "workflow/Snakefile",
             "--configfile", str(options.config), file.name,
             "--profile", f"profiles/{options.profile}",

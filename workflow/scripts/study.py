@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import jsonschema
 import papermill
 import yaml
+from chosen import Chosen, check_tuning, chosen_path
 
 from rapa_lib.experiments.catalogue import CATALOGUE
+from rapa_lib.experiments.tuning import Tuning
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/study.schema.yaml"
@@ -78,7 +81,9 @@ class Study:
     """A study: its experiments' runs and their limits, and the rules by which it is judged.
 
     ``gpu_percent`` is the share of one GPU that a run takes, 0 if it asks for none. A
-    ``confirmatory`` study runs by rules and code that are fixed before its first record.
+    ``confirmatory`` study runs by rules and code that are fixed before its first record. Of a study
+    with ``tuning``, ``chosen`` is the file of the values that its runs take, None while there is
+    none.
     """
 
     name: str
@@ -89,6 +94,8 @@ class Study:
     claims: str = "config/claims/paper.yaml"
     gpu_percent: int = 0
     confirmatory: bool = False
+    tuning: Tuning | None = None
+    chosen: str | None = None
 
     @property
     def n_runs(self) -> int:
@@ -118,8 +125,9 @@ class Study:
             allowed = error.schema.get("properties")
             hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
             raise ValueError(f"study: {error.json_path}: {error.message}{hint}")
-        threads = config["threads"]
-        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data)}
+        threads, tuning, chosen = config["threads"], *_tuned(config)
+        values = Chosen.read(ROOT / chosen).arms if chosen else {}
+        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data, values)}
         for experiment in CATALOGUE:
             if experiment in config and experiment != "accuracy":
                 block = config[experiment]
@@ -153,12 +161,18 @@ class Study:
         share = config.get("gpu_percent", 0)
         confirms = config.get("confirmatory", False)
         return cls(
-            config["study"], config["description"], threads, runs, limits, claims, share, confirms
-        )
+            config["study"], config["description"], threads, runs, limits, claims, share, confirms,
+            tuning, chosen,
+        )  # fmt: skip
 
 
 def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
-    """Read and check a study's YAML file; see :meth:`Study.of`.
+    """Read and check a study's YAML file; see :meth:`Study.of` and :func:`read_config`."""
+    return Study.of(read_config(path, name), data)
+
+
+def read_config(path: str | Path, name: str | None = None) -> Any:
+    """Read a study's YAML file, unchecked.
 
     Args:
         name: of the study and its folder, instead of the file's: the same study on other data.
@@ -173,7 +187,20 @@ def load_study(path: str | Path, data: str | None = None, name: str | None = Non
         raise ValueError(f"study: {path} is no YAML: {error}") from error
     if name is not None and isinstance(config, dict):
         config["study"] = name
-    return Study.of(config, data)
+    return config
+
+
+def _tuned(config: dict[str, Any]) -> tuple[Tuning | None, str | None]:
+    """The tuning that a study asks for, and the file of what it chose, as far as there are any."""
+    if "tuning" not in config:
+        return None, None
+    try:
+        tuning = Tuning.of(config["tuning"])
+        check_tuning(tuning, config["accuracy"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"study: tuning: {str(error).removeprefix('tuning: ')}") from error
+    path = chosen_path(config["study"])
+    return tuning, str(path) if (ROOT / path).is_file() else None
 
 
 @functools.cache
@@ -195,8 +222,19 @@ def _copies(network: Run, runs: list[Run]) -> tuple[str, ...]:
     return tuple(itertools.islice(others, 1))
 
 
-def _grid(experiment: str, config: dict, threads: int, data: str | None = None) -> list[Run]:
-    """Spell out the grid of one experiment, in order, without repetition."""
+def _grid(
+    experiment: str,
+    config: dict,
+    threads: int,
+    data: str | None = None,
+    chosen: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Run]:
+    """Spell out the grid of one experiment, in order, without repetition.
+
+    Args:
+        chosen: by tiling, values that tuning has found: instead of the common ones, but for what
+            a block of the grid says itself.
+    """
     inspected = _parameters(experiment)
     known = [name for name in inspected if name not in SET_BY_STUDY]
     override: dict[str, Any] = {"threads": threads} if "threads" in inspected else {}
@@ -205,7 +243,10 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
     runs = {}
     for block in config.get("grid", [{}]):
         for values in itertools.product(*block.values()):
-            parameters = config["common"] | dict(zip(block, values, strict=True))
+            own = dict(zip(block, values, strict=True))
+            parameters = config["common"] | own
+            found = (chosen or {}).get(parameters.get("tiling", "random"), {})
+            parameters |= {name: value for name, value in found.items() if name not in own}
             unknown = [str(name) for name in parameters if name not in known]
             if unknown:
                 raise ValueError(

@@ -65,7 +65,8 @@ class Accuracy(Experiment[Dataset]):
         self.recipe.use_threads()
         with seeded(self.recipe.seed, Purpose.EVALUATION):
             seed = int(torch.randint(2**31, ()))
-        return evaluate(network, data, scaling, draws=self.draws, seed=seed)
+        precision = self.recipe.training.precision
+        return evaluate(network, data, scaling, draws=self.draws, seed=seed, precision=precision)
 
     def _measure(self, subject: Dataset, folder: Path | None, progress: bool) -> Record:
         network, training = self.train(subject, folder=folder, progress=progress)

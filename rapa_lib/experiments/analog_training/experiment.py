@@ -102,6 +102,8 @@ class AnalogTraining(Experiment[Dataset]):
     draws: int = integer(3, low=1)
 
     def _check(self) -> None:
+        if (precision := self.recipe.training.precision) != "float32":
+            raise ValueError(f"precision: got {precision!r}, allowed on analog tiles: float32")
         for tiling in self.tilings:
             self.recipe_of(tiling)
         for name, value in (*self.imperfections, *(("out_noise", v) for v in self.noise_levels)):

@@ -31,7 +31,7 @@ UNHEEDED = {
 }
 """By tiling without tiles, the settings that say nothing of it: any value serves."""
 
-HEEDED_BY = {"noise": ("noisy",)}
+HEEDED_BY = {"noise": ("noisy",), "dropout": ("dropout",)}
 """Settings that say something of some tilings alone."""
 
 NOT_GIVEN = ""

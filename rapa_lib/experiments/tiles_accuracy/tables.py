@@ -17,8 +17,8 @@ COLUMNS = [
 
 _SORTED_BY = ["dataset", "epochs", "tiling", "speedup", "seed"]
 
-# Parameters that do not tell a curve's settings apart; noise is the noisy control's alone.
-_ALONG = ("tiling", "n_tiles", "seed", "noise")
+# Parameters that do not tell a curve's settings apart; the last two are other controls' alone.
+_ALONG = ("tiling", "n_tiles", "seed", "noise", "dropout")
 
 # Parameters that an ordinary network does not have: no tiles to start or to scale.
 _TILES_ALONE = ("tile_init", "tile_lr_power")

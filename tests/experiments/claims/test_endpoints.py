@@ -167,6 +167,12 @@ def test_noise_is_no_setting_of_tilings_without_it():
     assert list(means(table)) == [""]
 
 
+def test_a_dropout_rate_is_no_setting_of_tilings_without_it():
+    table = configured(frame(none=NONE, random=RANDOM), dropout=0.1)
+    table.loc[1::2, "config"] = json.dumps({"dropout": 0.3})
+    assert list(means(table)) == [""]
+
+
 def test_rows_that_nothing_tells_apart_are_no_sample():
     table = frame(none=NONE, random=RANDOM)
     with pytest.raises(AmbiguousError, match="several rows of random in accuracy have the same"):
@@ -174,10 +180,10 @@ def test_rows_that_nothing_tells_apart_are_no_sample():
 
 
 def test_a_rival_with_several_values_of_what_it_may_have_tuned_is_none():
-    table = frame(none=NONE, random=RANDOM).assign(dropout=np.nan)
-    table.loc[table["tiling"] == "none", "dropout"] = [0.1, 0.1, 0.2, 0.2]
+    table = frame(none=NONE, random=RANDOM).assign(weight_decay=np.nan)
+    table.loc[table["tiling"] == "none", "weight_decay"] = [0.1, 0.1, 0.2, 0.2]
     assert found(table) == []
-    table.loc[table["tiling"] == "none", "dropout"] = 0.1
+    table.loc[table["tiling"] == "none", "weight_decay"] = 0.1
     assert len(found(table)) == 1
 
 
