@@ -45,7 +45,7 @@ def main() -> None:
     arguments.add_argument("--rules", type=Path, help="by which its study is judged")
     arguments.add_argument("--chosen", type=Path, help="what tuning has chosen for its arms")
     arguments.add_argument("--minutes", type=float, help="of wall time, then it has failed")
-    arguments.add_argument("--memory-gb", type=float, help="resident, times the attempt's number")
+    arguments.add_argument("--memory-gb", type=float, help="of its own, times the attempt's number")
     arguments.add_argument("--attempt", type=int, default=1, help="from 1")
     options = arguments.parse_args()
     folder = options.executed.parent
@@ -101,7 +101,7 @@ def limited(minutes: float | None, memory_gb: float | None, pid_file: Path) -> I
 
     Args:
         minutes: of wall time; None is unlimited.
-        memory_gb: resident memory in 10⁹ bytes; None is unlimited.
+        memory_gb: memory of its own in 10⁹ bytes; None is unlimited.
         pid_file: may come to name a kernel that is no descendant of this process.
     """
     over: list[str] = []
@@ -114,7 +114,7 @@ def limited(minutes: float | None, memory_gb: float | None, pid_file: Path) -> I
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
             kernel = psutil.Process().children(recursive=True) + named(pid_file)
-            used = resident_gb(kernel) if memory_gb is not None else 0
+            used = own_gb(kernel) if memory_gb is not None else 0
             if minutes is not None and time.monotonic() - began > 60 * minutes:
                 over.append(f"ran past its limit of {minutes:g} min")
             elif memory_gb is not None and used > memory_gb:
@@ -143,12 +143,15 @@ def named(pid_file: Path) -> list[psutil.Process]:
         return []
 
 
-def resident_gb(processes: list[psutil.Process]) -> float:
-    """Memory that processes hold, in 10⁹ bytes."""
+def own_gb(processes: list[psutil.Process]) -> float:
+    """Memory that processes hold and share with no other, in 10⁹ bytes.
+
+    What a forked kernel was born with is shared, and held once however many there are.
+    """
     used = 0
     for process in processes:
-        with suppress(psutil.NoSuchProcess):  # ended since they were listed
-            used += process.memory_info().rss
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # ended since they were listed
+            used += process.memory_full_info().uss
     return used / 1e9
 
 
