@@ -229,6 +229,10 @@ SMALL = {
 # Lines that need what a test cannot have: data, or hours.
 UNRUN = {
     "make study STUDY=mnist5k",
+    "make study STUDY=digits",
+    "make tune STUDY=digits",
+    "make tune STUDY=small DATA=../shared/data/cifar10 NAME=small_mine",
+    "make study STUDY=full DATA=../shared/data/cifar10",
     "make study STUDY=standard DATA=../shared/data/cifar10",
     "make study STUDY=cifar10_long DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar10",
@@ -292,7 +296,8 @@ def test_the_long_commands_of_the_pages_are_plans_that_make_knows(command):
     )
     assert done.returncode == 0, done.stderr
     study = re.search(r"STUDY=(\w+)", command)[1]
-    assert f"workflow/scripts/run_study.py config/{study}.yaml" in done.stdout
+    script = "tune_study" if command.startswith("make tune") else "run_study"
+    assert f"workflow/scripts/{script}.py config/{study}.yaml" in done.stdout
 
 
 def test_the_readmes_verdicts_are_those_of_the_standard_study():

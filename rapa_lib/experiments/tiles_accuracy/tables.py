@@ -23,6 +23,9 @@ _ALONG = ("tiling", "n_tiles", "seed", "noise", "dropout")
 # Parameters that an ordinary network does not have: no tiles to start or to scale.
 _TILES_ALONE = ("tile_init", "tile_lr_power")
 
+# Parameters that each arm of a tuned study has of its own.
+_TUNED = ("learning_rate", "weight_decay")
+
 
 def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test errors of trained networks beside the speed-up that their tiles give.
@@ -45,14 +48,18 @@ def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     chosen = [record for record in records if record["tiling"] in ("none", "random", "perforated")]
     table = pd.DataFrame([_row(record) for record in chosen], columns=COLUMNS)
     settings = pd.Series([_setting(record["config"]) for record in chosen], dtype=object)
-    ordinary = pd.Series(
-        [_setting(record["config"], without=_TILES_ALONE) for record in chosen], dtype=object
+    ordinary, but_tuned = (
+        pd.Series([_setting(record["config"], without=names) for record in chosen], dtype=object)
+        for names in (_TILES_ALONE, (*_TILES_ALONE, *_TUNED))
     )
     tiled, plain = table["tiling"] == "random", table["tiling"] != "random"
     if tiled.any():
         numbers = table[tiled].groupby(settings[tiled], sort=False)["n_tiles"].nunique()
         tiled &= settings == numbers.idxmax()
-        plain &= ordinary == ordinary[tiled].iloc[0]
+        exact = plain & (ordinary == ordinary[tiled].iloc[0])
+        alike = plain & (but_tuned == but_tuned[tiled].iloc[0])
+        # An arm with the same rates stands for itself; else that with rates of its own tuning.
+        plain = exact | (alike & ~table["tiling"].isin(table["tiling"][exact]))
     elif plain.any():
         plain &= ordinary == ordinary[plain].iloc[0]
     return pd.concat([table[plain], table[tiled]]).sort_values(_SORTED_BY, ignore_index=True)
