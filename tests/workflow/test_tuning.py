@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import sys
 
 import chosen as chosen_module
@@ -355,6 +356,11 @@ def test_snakemake_hands_the_file_on_and_knows_the_stages(tuned, house, tmp_path
     trials = {arm: [chosen.arms[arm]] for arm in ARMS}
     said = planned(stage(config(), "short", trials, [1000], {"epochs": 1}), "trials")
     assert said.count("run_notebook.py notebooks/accuracy.ipynb") == 4
+    # A rule for each block of the grid, the earlier the sooner.
+    found = re.findall(r"rule (accuracy_run\w*):.*?priority: (\d+)", said, re.DOTALL)
+    assert dict(found) == {
+        "accuracy_run": "9", "accuracy_run_2": "7", "accuracy_run_3": "5", "accuracy_run_4": "3"
+    }  # fmt: skip
     assert "--chosen" not in said
     assert "claims.md" not in said
     assert "keep_records.py" in said

@@ -25,6 +25,10 @@ RUN = f"{FOLDER}/runs/{{experiment}}/{{run}}"
 RUNS = {
     experiment: {run.name: run for run in runs} for experiment, runs in study.runs.items()
 }
+BLOCKS = {}
+for experiment, runs in study.runs.items():
+    for run in runs:
+        BLOCKS.setdefault((experiment, run.block), []).append(run.name)
 SCRIPTS = "workflow/scripts"
 # Python on the script that is named next, forked from the nursery if there is one. Not a parameter
 # of the rules: another interpreter is no reason to train again.

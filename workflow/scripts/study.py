@@ -44,12 +44,14 @@ class Run:
         network: name of the accuracy run whose trained network it starts from, if it needs one.
         copies: name of an accuracy run that differs from that one in its seed alone, if its
             notebook asks for copies and there is one.
+        block: place of the block of the grid that it is of; earlier ones are begun first.
     """
 
     name: str
     parameters: dict[str, Any]
     network: str | None = None
     copies: tuple[str, ...] = ()
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -240,8 +242,8 @@ def _grid(
     override: dict[str, Any] = {"threads": threads} if "threads" in inspected else {}
     if data is not None and "dataset" in inspected:
         override["dataset"] = data
-    runs = {}
-    for block in config.get("grid", [{}]):
+    runs: dict[str, Run] = {}
+    for place, block in enumerate(config.get("grid", [{}])):
         for values in itertools.product(*block.values()):
             own = dict(zip(block, values, strict=True))
             parameters = config["common"] | own
@@ -259,7 +261,7 @@ def _grid(
             if experiment == "accuracy":
                 tiling, seed = parameters.get("tiling", "default"), parameters.get("seed", 0)
                 name = f"{tiling}-{seed}-{name}"
-            runs[name] = Run(name, parameters)
+            runs.setdefault(name, Run(name, parameters, block=place))
     return list(runs.values())
 
 
