@@ -221,12 +221,14 @@ inline __mmask32 first_of_32(int64_t n) {
     return n >= 32 ? 0xffffffffu : (1u << (n < 0 ? 0 : n)) - 1;
 }
 
-// Two rows of 16 numbers interleaved; the upper half of `rows` is the second row.
-inline __m512i interleaved(__m512i rows) {
+// Two rows of 16 numbers as one of 16 pairs.
+inline __m512i interleaved(__m256i first, __m256i second) {
     alignas(64) static constexpr uint16_t ORDER[32] = {
         0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return _mm512_permutexvar_epi16(_mm512_load_si512(ORDER), rows);
+    return _mm512_permutexvar_epi16(
+        _mm512_load_si512(ORDER),
+        _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
 }
 
 // Two vectors of 16 floats as 32 numbers of 16 bits, rounded to nearest.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,22 @@ constexpr int LANES = VECTOR_BYTES / sizeof(T);
 template <class T>
 constexpr int COLUMNS = VECTORS * LANES<T>;
 
+// Memory that begins at a cache line.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(size_t n) {
+        return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)));
+    }
+    void deallocate(T* memory, size_t) { ::operator delete(memory, std::align_val_t(64)); }
+    bool operator==(const LineAllocator&) const { return true; }
+};
+template <class T>
+using Buffer = std::vector<T, LineAllocator<T>>;
+
 inline int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // Where things lie in the padded buffer of an image, in numbers. A patch is that of one group: of its
@@ -49,10 +66,12 @@ struct Plan {
     const Layer& layer;
     int64_t n_patches, image_size, n_stretches, length, n_inputs, out_padded;
     int64_t group_channels, group_outputs;
+    uint64_t per_patch;  // 2⁶⁴ / n_patches, rounded up: divides numbers below 2³² exactly
     std::vector<int64_t> starts, stretches;  // of a patch in an image; of a stretch in a patch
 
     explicit Plan(const Layer& l) : layer(l) {
         n_patches = l.out_height * l.out_width;
+        per_patch = n_patches > 1 ? ~uint64_t(0) / uint64_t(n_patches) + 1 : 0;
         image_size = l.padded_height * l.padded_width * l.channels;
         group_channels = l.channels / l.groups;
         group_outputs = l.out_channels / l.groups;
@@ -85,7 +104,10 @@ struct Plan {
     }
 
     const T* patch(const T* padded, int32_t id) const {
-        return padded + id / n_patches * image_size + starts[id % n_patches];
+        // Dividing takes longer than gathering a small patch.
+        const int64_t image =
+            n_patches > 1 ? int64_t((unsigned __int128)(uint32_t(id)) * per_patch >> 64) : id;
+        return padded + image * image_size + starts[id - image * n_patches];
     }
 };
 
@@ -165,7 +187,8 @@ public:
             prepare(plan, raw(i / groups, i % groups), all.data() + i * size);
     }
 
-    const T* operator()(int64_t tile, std::vector<T>& buffer, int64_t group = 0) const {
+    template <class Memory>
+    const T* operator()(int64_t tile, Memory& buffer, int64_t group = 0) const {
         if (!prepare) return raw(tile, group);
         if (!all.empty()) return all.data() + (tile * plan.layer.groups + group) * size;
         buffer.resize(size);
@@ -182,7 +205,7 @@ private:
     const T* matrices;
     int64_t size;
     Prepare prepare;
-    std::vector<T> all;
+    Buffer<T> all;
 };
 
 }  // namespace

@@ -27,7 +27,7 @@ x = torch.randn(5, 3, 9, 9, requires_grad=True)
 y = layer(x)
 layer(x)  # asks again: must not announce again
 y.pow(2).sum().backward()
-print(compiled.serves(x, 1), y.double().sum().item(), x.grad.double().norm().item(),
+print(compiled.serves(x), y.double().sum().item(), x.grad.double().norm().item(),
       layer.weight.grad.double().norm().item())
 """
 
