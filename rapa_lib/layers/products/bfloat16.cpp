@@ -26,6 +26,14 @@ void for_each_kernel(const Layer& l, const Sorted& sorted, F&& f) {
     }
 }
 
+// Ask for the rows of n patches' gradients before they are needed: they lie anywhere.
+inline void prefetch_rows(const Layer& l, int64_t outputs, const bf16* grad, const int32_t* ids,
+                          int64_t n) {
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t o = 0; o < outputs; o += 32)
+            __builtin_prefetch(grad + ids[r] * l.out_channels + o);
+}
+
 // The forward product of one thread.
 class ForwardOfTile {
 public:
@@ -45,6 +53,10 @@ public:
         }
         for (int64_t i = 0; i < n_ids; i += blocks * AT_ONCE) {
             const int64_t n = std::min(blocks * AT_ONCE, n_ids - i);
+            // Rows of the output lie anywhere: waiting for them took two fifths of a first layer.
+            for (int64_t r = 0; r < n; r++)
+                for (int64_t o = 0; o < plan.group_outputs; o += 32)
+                    __builtin_prefetch(out + ids[i + r] * plan.layer.out_channels + o, 1);
             for (int64_t part = 0; part < rows.n_blocks; part++)
                 for (int64_t first = 0; first < n; first += AT_ONCE)
                     multiply_block(padded, ids + i + first, std::min<int64_t>(AT_ONCE, n - first),
@@ -145,14 +157,22 @@ public:
           patches(blocks * AT_ONCE) {
         for (int64_t k = 0; k < squares.inputs; k++) {
             const int64_t j = k % squares.per_stretch * SIDE;
-            offsets.push_back(plan.stretches[k / squares.per_stretch] + j);
-            masks.push_back(first_of_16(plan.length - j));
+            const __mmask16 mask = first_of_16(plan.length - j);
+            if (k % COLUMNS_AT_ONCE == 0) first_run.push_back(runs.size());
+            if (k % COLUMNS_AT_ONCE == 0 || j == 0)
+                runs.push_back({plan.stretches[k / squares.per_stretch] + j, 0, 0});
+            if (mask == 0xffff)
+                runs.back().whole++;
+            else
+                runs.back().rest = mask;
         }
+        first_run.push_back(runs.size());
     }
 
     // grad: of the group's first output; padded images are added to.
-    void run(const bf16* grad, const int32_t* ids, int64_t n_ids, const bf16* matrix,
-             float* padded) {
+    // More ids follow: those of the next tiles.
+    void run(const bf16* grad, const int32_t* ids, int64_t n_ids, int64_t n_more,
+             const bf16* matrix, float* padded) {
         for (int64_t i = 0; i < n_ids; i += blocks * AT_ONCE) {
             const int64_t n = std::min(blocks * AT_ONCE, n_ids - i);
             for (int64_t r = 0; r < n; r++) {
@@ -160,12 +180,14 @@ public:
                 copy_numbers(grad + ids[i + r] * plan.layer.out_channels, plan.group_outputs,
                              rows.data() + r * row / 2);
             }
+            prefetch_rows(plan.layer, plan.group_outputs, grad, ids + i + n,
+                          std::min(blocks * AT_ONCE, n_ids + n_more - i - n));
             for (int64_t k = 0; k < squares.inputs; k += COLUMNS_AT_ONCE) {
                 const int64_t last = std::min<int64_t>(k + COLUMNS_AT_ONCE, squares.inputs);
                 for (int64_t first = 0; first < n; first += AT_ONCE) {
                     const int64_t some = std::min<int64_t>(AT_ONCE, n - first);
                     multiply_block(first, some, matrix, k, last);
-                    scatter(first, some, k, last);
+                    scatter(first, some, k / COLUMNS_AT_ONCE);
                 }
             }
         }
@@ -186,31 +208,35 @@ private:
     }
 
     // Add sums to the padded images, one patch after the other: patches overlap.
-    void scatter(int64_t first, int64_t n, int64_t k, int64_t last) const {
+    void scatter(int64_t first, int64_t n, int64_t part) const {
+        const Run* begin = runs.data() + first_run[part];
+        const Run* end = runs.data() + first_run[part + 1];
         for (int64_t r = 0; r < n; r++) {
-            float* patch = patches[first + r];
             const float* from = sums.data() + r * COLUMNS_AT_ONCE * SIDE;
-            for (int64_t column = k; column < last; column++, from += SIDE) {
-                float* to = patch + offsets[column];
-                if (masks[column] == 0xffff) {
+            for (const Run* run = begin; run < end; run++) {
+                float* to = patches[first + r] + run->offset;
+                for (int64_t v = 0; v < run->whole; v++, from += SIDE, to += SIDE)
                     _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_loadu_ps(from)));
-                } else {
-                    const __mmask16 mask = masks[column];
-                    _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to),
-                                                                  _mm512_loadu_ps(from)));
-                }
+                if (!run->rest) continue;
+                const __m512 old = _mm512_maskz_loadu_ps(run->rest, to);
+                _mm512_mask_storeu_ps(to, run->rest, _mm512_add_ps(old, _mm512_loadu_ps(from)));
+                from += SIDE;
             }
         }
     }
 
+    struct Run {  // neighbouring inputs
+        int64_t offset, whole;  // of the first in a patch; whole vectors
+        __mmask16 rest;         // of one vector more
+    };
     const Plan<float>& plan;
     const Squares& squares;
     int64_t row, blocks;
     Buffer<bf16> rows;   // gradients of patches
     Buffer<float> sums;  // [patch][input]
     std::vector<float*> patches;
-    std::vector<int64_t> offsets;  // of each square in a patch
-    std::vector<__mmask16> masks;  // and which of its columns are inputs
+    std::vector<Run> runs;
+    std::vector<int64_t> first_run;  // of each COLUMNS_AT_ONCE squares
 };
 
 void grad_input(const Layer& l, const bf16* grad, const bf16* matrices, const int64_t* assignment,
@@ -235,9 +261,10 @@ void grad_input(const Layer& l, const bf16* grad, const bf16* matrices, const in
             std::fill(padded.begin(), padded.end(), 0.0f);
             sorted.sort(l, assignment, begin, count);
             for_each_kernel(l, sorted, [&](int64_t t, int64_t group) {
+                const int64_t end = sorted.first[t + 1];
                 of_tile.run(out + group * plan.group_outputs,
-                            sorted.ids.data() + sorted.first[t],
-                            sorted.first[t + 1] - sorted.first[t], matrix_of(t, buffer, group),
+                            sorted.ids.data() + sorted.first[t], end - sorted.first[t],
+                            sorted.first[l.n_tiles] - end, matrix_of(t, buffer, group),
                             padded.data() + group * plan.group_channels);
             });
             unpad_rounded(plan, padded.data(), begin, count, grad_x);
@@ -257,9 +284,9 @@ public:
           patches(STEPS * COLUMNS_AT_ONCE * SQUARE_B) {}
 
     // sums: [square of the patch][square of outputs] of C; `fresh`: nothing is in them yet.
-    // padded, out: of the group's first channel and output.
-    void add(const bf16* padded, const bf16* out, const int32_t* ids, int64_t n_ids, int64_t first,
-             int64_t last, bool fresh, float* sums, float* sum_bias) {
+    // padded, out: of the group's first channel and output. More ids follow: those of the next tiles.
+    void add(const bf16* padded, const bf16* out, const int32_t* ids, int64_t n_ids, int64_t n_more,
+             int64_t first, int64_t last, bool fresh, float* sums, float* sum_bias) {
         const int64_t column_size = squares.outputs * SQUARE_C;
         if (fresh && n_ids == 0) std::fill_n(sums, (last - first) * column_size, 0.0f);
         for (int64_t i = 0; i < n_ids; i += BLOCK, fresh = false) {
@@ -267,6 +294,8 @@ public:
             for (int64_t step = 0; step < steps; step++)
                 lay_out_grads(out, ids + i + step * DEPTH, n - step * DEPTH, step);
             if (sum_bias) add_bias(out, ids + i, n, sum_bias);
+            prefetch_rows(plan.layer, plan.group_outputs, out, ids + i + n,
+                          std::min<int64_t>(BLOCK, n_ids + n_more - i - n));
             for (int64_t k = first; k < last; k += COLUMNS_AT_ONCE) {
                 const int64_t columns = std::min<int64_t>(COLUMNS_AT_ONCE, last - k);
                 for (int64_t step = 0; step < steps; step++)
@@ -427,8 +456,9 @@ void grad_weight(const Layer& l, const bf16* grad, const bf16* x, const int64_t*
                                                : kept.data() + i * size + first * column_size;
                     tile_sums.add(padded.data() + group * plan.group_channels, out + group * outputs,
                                   sorted.ids.data() + sorted.first[t],
-                                  sorted.first[t + 1] - sorted.first[t], first, last, begin == 0,
-                                  sums,
+                                  sorted.first[t + 1] - sorted.first[t],
+                                  sorted.first[l.n_tiles] - sorted.first[t + 1], first, last,
+                                  begin == 0, sums,
                                   part ? nullptr : bias.data() + t * l.out_channels + group * outputs);
                     if (begin + count == l.batch)
                         store_sums(plan, squares, sums, first, last,

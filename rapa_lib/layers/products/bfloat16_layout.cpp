@@ -156,8 +156,10 @@ private:
 };
 
 inline void copy_numbers(const bf16* from, int64_t n, bf16* to) {
-    for (; n >= 32; n -= 32, from += 32, to += 32)
+    for (; n >= 32; n -= 32, from += 32, to += 32) {
+        asm volatile("");  // else the compiler calls memmove, for a vector or two
         _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+    }
     if (n > 0) {
         const __mmask32 mask = first_of_32(n);
         _mm512_mask_storeu_epi16(to, mask, _mm512_maskz_loadu_epi16(mask, from));
