@@ -42,6 +42,7 @@ public:
           blocks(std::max<int64_t>(1, MOST_BLOCKS * 2 / squares.outputs)),
           start((squares.outputs + 1) * SIDE),
           gathered(rows.size()),
+          patches(blocks * AT_ONCE),
           sums(blocks * 2 * (squares.outputs + 1) * SQUARE_C) {}
 
     // bias: of the group's outputs, or null; out: of the group's first output.
@@ -57,20 +58,29 @@ public:
             for (int64_t r = 0; r < n; r++)
                 for (int64_t o = 0; o < plan.group_outputs; o += 32)
                     __builtin_prefetch(out + ids[i + r] * plan.layer.out_channels + o, 1);
+            for (int64_t r = 0; r < n; r++) patches[r] = plan.patch(padded, ids[i + r]);
             for (int64_t part = 0; part < rows.n_blocks; part++)
-                for (int64_t first = 0; first < n; first += AT_ONCE)
-                    multiply_block(padded, ids + i + first, std::min<int64_t>(AT_ONCE, n - first),
-                                   part, matrix, bias, first);
+                for (int64_t first = 0; first < n; first += AT_ONCE) {
+                    const int64_t some = std::min<int64_t>(AT_ONCE, n - first);
+                    rows.gather(part, patches.data() + first, some, gathered.data());
+                    if (first + some < n)
+                        prefetch(part, first + some, n);
+                    else if (part + 1 < rows.n_blocks)
+                        prefetch(part + 1, 0, n);
+                    multiply_block(some, part, matrix, bias, first);
+                }
             store(ids + i, n, out);
         }
     }
 
 private:
-    void multiply_block(const bf16* padded, const int32_t* ids, int64_t n, int64_t part,
-                        const bf16* matrix, const bf16* bias, int64_t first) {
-        const bf16* patches[AT_ONCE];
-        for (int64_t r = 0; r < n; r++) patches[r] = plan.patch(padded, ids[r]);
-        rows.gather(part, patches, n, gathered.data());
+    void prefetch(int64_t part, int64_t first, int64_t n) const {
+        const int64_t last = std::min<int64_t>(first + AT_ONCE, n);
+        for (int64_t r = first; r < last; r++) rows.prefetch(part, patches[r]);
+    }
+
+    void multiply_block(int64_t n, int64_t part, const bf16* matrix, const bf16* bias,
+                        int64_t first) {
         const int64_t step = rows.first_step(part), steps = rows.first_step(part + 1) - step;
         const int64_t square_row = squares.outputs * SQUARE_C * 4;
         float* to = sums.data() + first / SIDE * squares.outputs * SQUARE_C;
@@ -107,6 +117,7 @@ private:
     int64_t blocks;
     Buffer<float> start;
     Buffer<bf16> gathered;
+    std::vector<const bf16*> patches;
     Buffer<float> sums;  // [16 patches][square of outputs]
 };
 
@@ -207,6 +218,10 @@ private:
                      parts_of(n, SIDE), std::min<int64_t>(2, last - column), plan.layer.units);
     }
 
+    struct Run {  // neighbouring inputs
+        int64_t offset, whole;  // of the first in a patch; whole vectors
+        __mmask16 rest;         // of one vector more
+    };
     // Add sums to the padded images, one patch after the other: patches overlap.
     void scatter(int64_t first, int64_t n, int64_t part) const {
         const Run* begin = runs.data() + first_run[part];
@@ -225,10 +240,6 @@ private:
         }
     }
 
-    struct Run {  // neighbouring inputs
-        int64_t offset, whole;  // of the first in a patch; whole vectors
-        __mmask16 rest;         // of one vector more
-    };
     const Plan<float>& plan;
     const Squares& squares;
     int64_t row, blocks;
@@ -299,8 +310,8 @@ public:
             for (int64_t k = first; k < last; k += COLUMNS_AT_ONCE) {
                 const int64_t columns = std::min<int64_t>(COLUMNS_AT_ONCE, last - k);
                 for (int64_t step = 0; step < steps; step++)
-                    lay_out_patches(padded, ids + i + step * DEPTH, n - step * DEPTH, k, columns,
-                                    step);
+                    lay_out_patches(padded, ids + i + step * DEPTH, n - step * DEPTH,
+                                    k, columns, step);
                 multiply_block(columns, steps, fresh, sums + (k - first) * column_size);
             }
         }

@@ -110,6 +110,13 @@ public:
         first_piece.push_back(pieces.size());
     }
 
+    // Ask for a block of a patch before it is gathered.
+    void prefetch(int64_t block, const bf16* patch) const {
+        for (int64_t i = first_piece[block]; i < first_piece[block + 1]; i++)
+            for (int64_t k = 0; k < pieces[i].n + DEPTH - 1; k += DEPTH)
+                __builtin_prefetch(patch + pieces[i].from + std::min(k, pieces[i].n - 1));
+    }
+
     int64_t first_step(int64_t block) const { return block * steps_in / n_blocks; }
     int64_t size() const { return AT_ONCE * row / 2 + DEPTH; }  // numbers of memory for gather
 

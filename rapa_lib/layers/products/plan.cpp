@@ -20,7 +20,7 @@ struct Layer {
     int64_t kernel_height, kernel_width, stride_h, stride_w, dilation_h, dilation_w;
     int64_t stride_n, stride_c, stride_y, stride_x;  // of the input tensor, in numbers
     int64_t n_tiles, assignment_stride, threads, buffer_bytes;
-    int64_t groups, units;  // units: see bfloat16.cpp
+    int64_t groups = 1, units = 0;  // units: what multiplies bfloat16, see matrix_units.cpp
 };
 }
 

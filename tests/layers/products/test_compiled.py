@@ -152,11 +152,11 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
 
 @needs_compiler
 def test_what_is_served():
-    assert compiled.serves(torch.zeros(1), 1)
-    assert compiled.serves(torch.zeros(1, dtype=torch.double), 1)
-    assert not compiled.serves(torch.zeros(1), 2)
+    assert compiled.serves(torch.zeros(1))
+    assert compiled.serves(torch.zeros(1, dtype=torch.double))
+    assert compiled.serves(torch.zeros(1, dtype=torch.bfloat16)) == bfloat16
     assert not compiled.serves(torch.zeros(1, dtype=torch.bfloat16), 1)
-    assert not compiled.serves(torch.zeros(1, device="meta"), 1)
+    assert not compiled.serves(torch.zeros(1, device="meta"))
 
 
 @needs_compiler
