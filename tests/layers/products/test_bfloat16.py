@@ -1,9 +1,9 @@
 """Compiled products in bfloat16: within the error that rounding allows, on each kind of units.
 
-Products of two bfloat16 numbers are exact in float32. A sum of n of them there, in any order, is off
-by at most γ_n Σ|a||b| with γ_n = n u / (1 - n u), u = 2⁻²⁴ (Higham, Accuracy and Stability of
-Numerical Algorithms, 2nd ed., section 4.2), and rounding it once to bfloat16 by 2⁻⁸ of its size. Units
-that set numbers below 2⁻¹²⁶ to zero add as much for each term.
+Products of two bfloat16 numbers are exact in float32. A sum of n of them there, in any order, is
+off by at most γ_n Σ|a||b| with γ_n = n u / (1 - n u), u = 2⁻²⁴ (Higham, Accuracy and Stability of
+Numerical Algorithms, 2nd ed., section 4.2), and rounding it once to bfloat16 by 2⁻⁸ of its size.
+Units that set numbers below 2⁻¹²⁶ to zero add as much for each term.
 """
 
 import copy
@@ -72,7 +72,7 @@ def test_every_geometry_is_within_the_bound(units, geometry):
     check_bounds(layer, x, torch.randint(-1, 3, (2, height * width)))
 
 
-# Around the sizes of squares: 16 rows or columns, 32 summed over, 32 patches, 128 of a tile at once.
+# Around the sizes of squares: 16 rows or columns, 32 summed over, 32 patches, 128 at once.
 @pytest.mark.parametrize(
     ("channels", "outputs", "kernel", "groups", "n_tiles"),
     [
@@ -99,7 +99,7 @@ def test_sizes_around_those_of_squares_are_within_the_bound(
 
 
 def test_chunks_keep_their_sums_in_single(units, monkeypatch):
-    """The sum over the batch is 4000, a number of bfloat16; added up in that it would stop at 256."""
+    """The sum is 4000, a number of bfloat16; added up in that type it would stop at 256."""
     layer = RapaConv2d(1, 1, 1, n_tiles=2, dtype=torch.bfloat16)
     x = torch.ones(2000, 1, 2, 2, dtype=torch.bfloat16)
     for room in (2**16, compiled.BUFFER_BYTES):
