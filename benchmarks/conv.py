@@ -105,6 +105,7 @@ def locally_connected_rows(repeats: int) -> list[dict]:
     layer = LocallyConnected2d(fan_in, fan_out, 5, padding=2, input_size=(size, size))
     x = torch.randn(128, fan_in, size, size, requires_grad=True)
     weight = layer.weight.detach().flatten(2).contiguous().requires_grad_()
+    assert layer.bias is not None
     bias = layer.bias.detach().t().contiguous().requires_grad_()
 
     def unfolded() -> Tensor:

@@ -48,9 +48,7 @@ public:
         for (int64_t i = 0; i < n_ids; i += blocks * AT_ONCE) {
             const int64_t n = std::min(blocks * AT_ONCE, n_ids - i);
             // Rows of the output lie anywhere: waiting for them took two fifths of a first layer.
-            for (int64_t r = 0; r < n; r++)
-                for (int64_t o = 0; o < plan.group_outputs; o += 32)
-                    __builtin_prefetch(out + ids[i + r] * plan.layer.out_channels + o, 1);
+            prefetch_rows<true>(plan, out, sizeof(bf16), ids + i, n);
             for (int64_t r = 0; r < n; r++) patches[r] = plan.patch(padded, ids[i + r]);
             for (int64_t part = 0; part < rows.n_blocks; part++)
                 for (int64_t first = 0; first < n; first += AT_ONCE) {
@@ -184,8 +182,8 @@ public:
                 copy_numbers(grad + ids[i + r] * plan.layer.out_channels, plan.group_outputs,
                              rows.data() + r * row / 2);
             }
-            prefetch_rows(plan.layer, plan.group_outputs, grad, ids + i + n,
-                          std::min(blocks * AT_ONCE, n_ids + n_more - i - n));
+            prefetch_rows<false>(plan, grad, sizeof(bf16), ids + i + n,
+                                 std::min(blocks * AT_ONCE, n_ids + n_more - i - n));
             for (int64_t k = 0; k < squares.inputs; k += COLUMNS_AT_ONCE) {
                 const int64_t last = std::min<int64_t>(k + COLUMNS_AT_ONCE, squares.inputs);
                 for (int64_t first = 0; first < n; first += AT_ONCE) {

@@ -162,14 +162,6 @@ private:
     std::vector<int64_t> first_piece;
 };
 
-// Ask for the rows of n patches' gradients before they are needed: they lie anywhere.
-inline void prefetch_rows(const Layer& l, int64_t outputs, const bf16* grad, const int32_t* ids,
-                          int64_t n) {
-    for (int64_t r = 0; r < n; r++)
-        for (int64_t o = 0; o < outputs; o += 32)
-            __builtin_prefetch(grad + ids[r] * l.out_channels + o);
-}
-
 inline void copy_numbers(const bf16* from, int64_t n, bf16* to) {
     for (; n >= 32; n -= 32, from += 32, to += 32) {
         asm volatile("");  // else the compiler calls memmove, for a vector or two

@@ -30,8 +30,8 @@ public:
             for (int64_t step = 0; step < steps; step++)
                 lay_out_grads(out, ids + i + step * DEPTH, n - step * DEPTH, step);
             if (sum_bias) add_bias(out, ids + i, n, sum_bias);
-            prefetch_rows(plan.layer, plan.group_outputs, out, ids + i + n,
-                          std::min<int64_t>(BLOCK, n_ids + n_more - i - n));
+            prefetch_rows<false>(plan, out, sizeof(bf16), ids + i + n,
+                                 std::min<int64_t>(BLOCK, n_ids + n_more - i - n));
             for (int64_t k = first; k < last; k += COLUMNS_AT_ONCE) {
                 const int64_t columns = std::min<int64_t>(COLUMNS_AT_ONCE, last - k);
                 for (int64_t step = 0; step < steps; step++)

@@ -153,6 +153,15 @@ void with_rows(int64_t n, F&& f) {
     }
 }
 
+// Ask for the rows of ROWS patches a few products ahead of patch i, those of the next tiles included.
+template <bool TO_WRITE, class T>
+void prefetch_next(const Plan<T>& plan, const Sorted& sorted, int64_t i, const T* rows) {
+    constexpr int64_t AHEAD = 4 * ROWS;
+    const int64_t left = sorted.first[plan.layer.n_tiles] - i - AHEAD;
+    prefetch_rows<TO_WRITE>(plan, rows, sizeof(T), sorted.ids.data() + i + AHEAD,
+                            std::min<int64_t>(ROWS, left));
+}
+
 template <class T>
 void forward(const Layer& l, const T* x, const T* matrices, const T* bias,
              const int64_t* assignment, T* y) {
@@ -184,6 +193,7 @@ void forward(const Layer& l, const T* x, const T* matrices, const T* bias,
                     const int64_t rows = std::min<int64_t>(ROWS, end - i);
                     const T* patches[ROWS];
                     T* to[ROWS];
+                    prefetch_next<true>(plan, sorted, i, out + first_out);
                     for (int64_t r = 0; r < rows; r++) {
                         patches[r] = plan.patch(padded.data(), sorted.ids[i + r]) +
                                      group * plan.group_channels;
@@ -229,6 +239,7 @@ void grad_input(const Layer& l, const T* grad, const T* matrices, const int64_t*
                     const int64_t rows = std::min<int64_t>(ROWS, end - i);
                     const T* grads[ROWS];
                     T* patches[ROWS];
+                    prefetch_next<false>(plan, sorted, i, out + group * plan.group_outputs);
                     for (int64_t r = 0; r < rows; r++) {
                         grads[r] = out + sorted.ids[i + r] * l.out_channels +
                                    group * plan.group_outputs;

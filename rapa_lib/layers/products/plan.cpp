@@ -170,6 +170,16 @@ void unpad(const Plan<T>& plan, T* padded, int64_t begin, int64_t count, T* imag
                         images + ((begin + i) * l.height + y) * row);
 }
 
+// Ask for the outputs of n patches, or for their gradients, before they are needed: they lie anywhere.
+template <bool TO_WRITE, class T>
+void prefetch_rows(const Plan<T>& plan, const void* rows, int64_t item, const int32_t* ids,
+                   int64_t n) {
+    const int64_t row = plan.layer.out_channels * item, end = plan.group_outputs * item;
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t byte = 0; byte < end; byte += 64)
+            __builtin_prefetch(static_cast<const char*>(rows) + ids[r] * row + byte, TO_WRITE);
+}
+
 // Each tile's kernel matrix in the form that a product wants. Where several chunks of images will
 // ask for it, it is made once for all; else by the thread that asks, into its own buffer.
 template <class T>
