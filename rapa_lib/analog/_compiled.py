@@ -68,7 +68,7 @@ def serves(tensor: Tensor) -> bool:
     """Whether the compiled products take tensors of this type and device."""
     return (
         tensor.dtype == torch.float32
-        and compiled.serves(tensor, 1)
+        and compiled.serves(tensor)
         and compiled._library(_SOURCE) is not None
     )
 

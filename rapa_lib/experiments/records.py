@@ -38,7 +38,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "python_version": platform.python_version(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "products": "compiled" if serves(torch.empty(0, device=device), 1) else "PyTorch",
+        "products": "compiled" if serves(torch.empty(0, device=device)) else "PyTorch",
     }
 
 

@@ -3,6 +3,7 @@
 from rapa_lib.layers._patch_conv import PatchConv2d, frozen_draws
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.dropout import DropoutConv2d
+from rapa_lib.layers.locally_connected import LocallyConnected2d
 from rapa_lib.layers.noisy import NoisyConv2d
 from rapa_lib.layers.perforated import PerforatedConv2d
 from rapa_lib.layers.tiling import TILINGS, draw_assignment, register_tiling
@@ -10,6 +11,7 @@ from rapa_lib.layers.tiling import TILINGS, draw_assignment, register_tiling
 __all__ = [
     "TILINGS",
     "DropoutConv2d",
+    "LocallyConnected2d",
     "NoisyConv2d",
     "PatchConv2d",
     "PerforatedConv2d",

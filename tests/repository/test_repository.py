@@ -158,17 +158,21 @@ def test_docstring_examples_run():
 
     import rapa_lib
 
-    analog = rapa_lib.analog
+    analog, layers = rapa_lib.analog, rapa_lib.layers
     documented = (
         rapa_lib.RapaConv2d, rapa_lib.PerforatedConv2d, rapa_lib.NoisyConv2d,
-        rapa_lib.DropoutConv2d, analog.AnalogTileArray, analog.TileConfig,
+        rapa_lib.DropoutConv2d, layers.LocallyConnected2d,
+        analog.AnalogTileArray, analog.TileConfig,
     )  # fmt: skip
     finder, n_examples = doctest.DocTestFinder(), 0
     for example in (
         e
         for d in documented
         for e in finder.find(
-            d, globs={name: getattr(rapa_lib, name) for name in rapa_lib.__all__} | vars(analog)
+            d,
+            globs={name: getattr(rapa_lib, name) for name in rapa_lib.__all__}
+            | vars(analog)
+            | vars(layers),
         )
     ):
         example.globs["torch"] = torch
