@@ -14,35 +14,46 @@ Configurations are in :class:`TileConfig`, with the presets :func:`ideal`, :func
 ``config.hardware_aware()`` in place of ``config`` is hardware-aware training.
 """
 
-from rapa_lib.analog._config import (
-    PRESETS,
+from rapa_lib.analog._config import IOParameters, TileConfig, UpdateParameters, resolution
+from rapa_lib.analog._convert import convert_to_analog
+from rapa_lib.analog._device_config import (
+    DEVICES,
     ConstantStepDevice,
+    ExpStepDevice,
     IdealDevice,
-    IOParameters,
+    LinearStepDevice,
+    PowStepDevice,
+    PulsedDevice,
     SoftBoundsDevice,
-    TileConfig,
-    UpdateParameters,
-    ideal,
-    reram,
-    resolution,
-    rpu_baseline,
+    SoftBoundsReferenceDevice,
 )
-from rapa_lib.analog._layers import AnalogLinear, AnalogRapaConv2d, convert_to_analog
+from rapa_lib.analog._layers import AnalogLinear, AnalogRapaConv2d
+from rapa_lib.analog._mapping import MappingParameters
 from rapa_lib.analog._optimizer import AnalogSGD
 from rapa_lib.analog._periphery import NotFiniteError
+from rapa_lib.analog._presets import PRESETS, ideal, reram, rpu_baseline
 from rapa_lib.analog._tile_array import AnalogTileArray
+from rapa_lib.analog._tile_grid import AnalogTileGrid
 
 __all__ = [
+    "DEVICES",
     "PRESETS",
     "AnalogLinear",
     "AnalogRapaConv2d",
     "AnalogSGD",
     "AnalogTileArray",
+    "AnalogTileGrid",
     "ConstantStepDevice",
+    "ExpStepDevice",
     "IOParameters",
     "IdealDevice",
+    "LinearStepDevice",
+    "MappingParameters",
     "NotFiniteError",
+    "PowStepDevice",
+    "PulsedDevice",
     "SoftBoundsDevice",
+    "SoftBoundsReferenceDevice",
     "TileConfig",
     "UpdateParameters",
     "convert_to_analog",

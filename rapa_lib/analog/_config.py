@@ -21,6 +21,9 @@ from rapa_lib._checks import (
     integer,
     real,
 )
+from rapa_lib.analog._device_config import DEVICES, ConstantStepDevice, IdealDevice, PulsedDevice
+from rapa_lib.analog._mapping import MappingParameters
+from rapa_lib.runtime import AnalogArrays
 
 NOISE_MANAGEMENTS = ("abs_max", "none")
 BOUND_MANAGEMENTS = ("iterative", "none")
@@ -122,8 +125,9 @@ class UpdateParameters(Checked):
             largest are equal.
         update_bl_management: use no more slots than the largest product needs.
         method: ``"exact"`` draws every pulse and counts coincidences; ``"fast"`` draws counts of
-            the same mean and variance, independent of each other; ``"sequential"`` is the
-            definition, one patch and one slot after another, slow.
+            the same mean and variance, independent of each other (devices whose steps depend on
+            their weight need whole pulses: theirs are counted as in ``"exact"``);
+            ``"sequential"`` is the definition, one patch and one slot after another, slow.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -136,72 +140,6 @@ class UpdateParameters(Checked):
 
 
 @dataclass(frozen=True)
-class IdealDevice:
-    """Weights that an ordinary optimizer sets exactly: no pulses, no bounds, no spread."""
-
-
-@dataclass(frozen=True)
-class ConstantStepDevice(Checked):
-    """A device whose step does not depend on its weight.
-
-    Device-to-device spreads are drawn once a cross-point: a step of dw_min · |1 ± β + dw_min_dtod
-    · ξ| up (+) or down (−) with β = up_down + up_down_dtod · ξ′, bounds w_max · |1 + w_max_dtod ·
-    ξ″| and w_min alike.
-
-    Args:
-        dw_min: mean step of a pulse.
-        dw_min_dtod: spread of the step over devices, a share of its mean.
-        dw_min_std: spread of the step from pulse to pulse (cycle to cycle), a share of it.
-        w_max, w_min: mean upper and lower bound.
-        w_max_dtod, w_min_dtod: their spreads over devices, shares.
-        up_down: asymmetry β between steps up and down.
-        up_down_dtod: its spread over devices.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    dw_min: float = real(0.001, low=0, open_low=True)
-    dw_min_dtod: float = real(0.3, low=0)
-    dw_min_std: float = real(0.3, low=0)
-    w_max: float = real(0.6)
-    w_max_dtod: float = real(0.3, low=0)
-    w_min: float = real(-0.6)
-    w_min_dtod: float = real(0.3, low=0)
-    up_down: float = real(0.0, low=-1, high=1)
-    up_down_dtod: float = real(0.01, low=0)
-
-    def _check(self) -> None:
-        if self.w_max <= self.w_min:
-            raise ValueError(
-                f"w_max: got {self.w_max} with w_min = {self.w_min}, allowed: above w_min"
-            )
-        check_real("w_max", self.w_max, low=0)
-        check_real("w_min", self.w_min, high=0)
-
-
-@dataclass(frozen=True)
-class SoftBoundsDevice(ConstantStepDevice):
-    """A device whose steps shrink linearly to zero at its own bounds.
-
-    Takes the arguments of :class:`ConstantStepDevice`; the steps named there are those at weight
-    zero.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    def _check(self) -> None:
-        super()._check()
-        check_real("w_max", self.w_max, low=0, open_low=True)
-        if self.w_min == 0:
-            raise ValueError("w_min: got 0.0, allowed for soft bounds: below 0")
-
-
-DEVICES = {cls.__name__: cls for cls in (IdealDevice, ConstantStepDevice, SoftBoundsDevice)}
-
-
-@dataclass(frozen=True)
 class TileConfig(Checked):
     """A whole tile.
 
@@ -209,14 +147,14 @@ class TileConfig(Checked):
         forward: periphery of y = W x.
         backward: periphery of Wᵀ d; its bound management is not used.
         update: pulses.
-        device: one of :class:`IdealDevice`, :class:`ConstantStepDevice`,
-            :class:`SoftBoundsDevice`.
+        device: :class:`IdealDevice` or a :class:`PulsedDevice`, one of :data:`DEVICES`.
+        mapping: how matrices are scaled and split over arrays.
 
     Raises:
         TypeError: if a part is none of its type.
 
     Examples:
-        >>> config = rpu_baseline()
+        >>> config = TileConfig(device=ConstantStepDevice(dw_min=0.002))
         >>> TileConfig.from_dict(config.to_dict()) == config
         True
     """
@@ -224,14 +162,16 @@ class TileConfig(Checked):
     forward: IOParameters = field(default_factory=IOParameters)
     backward: IOParameters = field(default_factory=lambda: IOParameters(bound_management="none"))
     update: UpdateParameters = field(default_factory=UpdateParameters)
-    device: IdealDevice | ConstantStepDevice = field(default_factory=ConstantStepDevice)
+    device: IdealDevice | PulsedDevice = field(default_factory=ConstantStepDevice)
+    mapping: MappingParameters = field(default_factory=MappingParameters)
 
     def _check(self) -> None:
         for name, *kinds in (
             ("forward", IOParameters),
             ("backward", IOParameters),
             ("update", UpdateParameters),
-            ("device", IdealDevice, ConstantStepDevice),
+            ("device", IdealDevice, PulsedDevice),
+            ("mapping", MappingParameters),
         ):
             if not isinstance(getattr(self, name), tuple(kinds)):
                 wanted = " or ".join(kind.__name__ for kind in kinds)
@@ -241,7 +181,17 @@ class TileConfig(Checked):
 
     def hardware_aware(self) -> "TileConfig":
         """The same forward product; exact errors and exact updates by any optimizer."""
-        return replace(self, backward=IOParameters.perfect(), device=IdealDevice())
+        device = IdealDevice()
+        if self.mapping.weight_scaling_omega:
+            device = IdealDevice(w_max=self.w_bound)
+        return replace(self, backward=IOParameters.perfect(), device=device)
+
+    @property
+    def w_bound(self) -> float:
+        """The largest magnitude that a mean device holds on either side of zero."""
+        if isinstance(self.device, IdealDevice):
+            return self.device.w_max
+        return min(self.device.w_max, -self.device.w_min)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dicts of plain numbers: what YAML writes."""
@@ -258,9 +208,18 @@ class TileConfig(Checked):
         """
         parts = dict(plain)
         device = dict(parts.pop("device", {}))
-        kinds = {"forward": IOParameters, "backward": IOParameters, "update": UpdateParameters}
+        kinds: dict[str, type] = {
+            "forward": IOParameters,
+            "backward": IOParameters,
+            "update": UpdateParameters,
+            "mapping": MappingParameters,
+        }
         if unknown := sorted(set(parts) - set(kinds)):
             raise ValueError(f"config: got {unknown}, allowed: {', '.join([*kinds, 'device'])}")
+        mapping = parts.get("mapping")
+        if isinstance(mapping, Mapping) and mapping.get("arrays") is not None:
+            arrays = _make(AnalogArrays, "arrays", mapping["arrays"])
+            parts["mapping"] = {**mapping, "arrays": arrays}
         kind = check_choice("device.kind", device.pop("kind", "ConstantStepDevice"), DEVICES)
         made = {name: _make(kinds[name], name, part) for name, part in parts.items()}
         return cls(**made, device=_make(DEVICES[kind], "device", device))
@@ -277,40 +236,6 @@ class TileConfig(Checked):
         import yaml
 
         return cls.from_dict(yaml.safe_load(text) or {})
-
-
-def ideal() -> TileConfig:
-    """A digital layer in other clothes: exact products, exact updates by any optimizer."""
-    perfect = IOParameters.perfect()
-    return TileConfig(perfect, perfect, UpdateParameters(), IdealDevice())
-
-
-def rpu_baseline() -> TileConfig:
-    """The baseline resistive processing unit: constant steps, 7-bit DAC, 9-bit ADC.
-
-    Devices: the specification of Gokmen & Vlasov, Front. Neurosci. 10:333 (2016). Noise, bound and
-    update management: Gokmen, Onen & Haensch, Front. Neurosci. 11:538 (2017). As aihwkit 1.2.0's
-    defaults have it.
-    """
-    return TileConfig()
-
-
-def reram() -> TileConfig:
-    """A resistive memory with soft bounds.
-
-    Devices: aihwkit's ``ReRamSBPresetDevice``, its loose fit of Gong et al., Nat. Commun. 9:2102
-    (2018). Without that preset's write noise, and with cycle-to-cycle noise in proportion to the
-    step where the preset adds it to it. Periphery and pulses as in :func:`rpu_baseline`.
-    """
-    return TileConfig(
-        device=SoftBoundsDevice(
-            dw_min=0.002, dw_min_std=3.75, w_max=1.25, w_max_dtod=0.24, w_min=-0.75, w_min_dtod=0.4
-        )
-    )
-
-
-PRESETS = {"ideal": ideal, "rpu_baseline": rpu_baseline, "reram": reram}
-"""Every preset by name."""
 
 
 def _make(kind: type, name: str, part: Mapping[str, Any]) -> Any:

@@ -9,26 +9,16 @@ from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
 from rapa_lib.analog import _compiled, _products
-from rapa_lib.analog._config import ConstantStepDevice, IdealDevice, TileConfig
-from rapa_lib.analog._devices import (
-    CrossPoints,
-    clip,
-    draw_devices,
-    move,
-    n_sections,
-    pulse_by_pulse,
-)
+from rapa_lib.analog._config import TileConfig
+from rapa_lib.analog._crossbar import Crossbar, Signals
+from rapa_lib.analog._device_config import IdealDevice, PulsedDevice
+from rapa_lib.analog._devices import CrossPoints, clip, draw_devices
+from rapa_lib.analog._drift import Drift
 from rapa_lib.analog._periphery import check_finite
-from rapa_lib.analog._pulses import METHODS, Counts, Trains
 from rapa_lib.layers.products.door import check_fits, check_plain, check_product
-from rapa_lib.layers.products.gathered import Blocks
-from rapa_lib.layers.products.geometry import Geometry, kernels_of, pixels_of
+from rapa_lib.layers.products.geometry import Geometry, kernels_of
 
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-# Tiles whose devices are moved at once: a dozen tensors of their size exist meanwhile.
-_MOVE_BYTES = 2 * 2**20
-# Trains of errors that the compiled update holds at once.
-_TRAINS_BYTES = 64 * 2**20
 
 
 class AnalogTileArray(nn.Module):
@@ -84,14 +74,25 @@ class AnalogTileArray(nn.Module):
             raise TypeError(f"dtype: got {matrices.dtype}, allowed: torch.float32, torch.float64")
         self.weight = nn.Parameter(matrices.transpose(1, 2))
         self._pending: list[tuple] = []
+        self.scale: Tensor | None
+        self.register_buffer("scale", None)
+        self.hidden: Tensor | None
+        self.register_buffer("hidden", None)
+        self._drift: Drift | None = None
         if isinstance(self.config.device, IdealDevice):
             return
+        if self.config.mapping.weight_scaling_omega:
+            self.scale = self._scale_of(torch.zeros_like(self.weight))
         seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
         points = draw_devices(
             self.config.device, matrices.shape, check_int("seed", seed, low=0), matrices
         )
-        for name, values in points._asdict().items():
+        for name, values in points.present().items():
             self.register_buffer(name, values.transpose(1, 2))
+        if self.config.device.write_noise:
+            self.hidden = torch.zeros_like(matrices).transpose(1, 2)
+        if points.nu is not None:
+            self._drift = Drift(self.weight, self.config.device.drift_t_0)
 
     @property
     def is_ideal(self) -> bool:
@@ -100,18 +101,44 @@ class AnalogTileArray(nn.Module):
 
     @property
     def matrices(self) -> Tensor:
-        """The weights as the products take them, (T, K, M), without a copy."""
+        """What the devices hold, as the products take it, (T, K, M), without a copy."""
         return self.weight.transpose(1, 2)
 
+    def effective(self) -> Tensor:
+        """The weights (T, M, K) that products have: what devices hold times its scale.
+
+        Without scaling, and of ideal devices, it is the parameter itself.
+        """
+        return self.weight if self.scale is None else self.weight * self.scale[:, :, None]
+
     def read(self) -> Tensor:
-        """A copy of the weights, (T, M, K), without noise."""
-        return self.weight.detach().clone()
+        """A copy of the weights, (T, M, K), without noise, scale included."""
+        return self.effective().detach().clone()
+
+    def _scale_of(self, weight: Tensor) -> Tensor:
+        """The digital factors (T, M), or (T, 1), under which devices hold these weights."""
+        mapping, tile = self.config.mapping, weight.detach().abs()
+        largest = tile.amax(2) if mapping.weight_scaling_columnwise else tile.amax((1, 2))[:, None]
+        full = mapping.weight_scaling_omega * self.config.w_bound
+        return torch.where(largest > 0, largest / full, 1)
+
+    def _held(self) -> tuple[Tensor, Tensor | None]:
+        """What products read, (T, K, M), and the factors of their outputs; None: none.
+
+        Ideal devices are scaled anew in every product, as if they had just been programmed.
+        """
+        if not self.config.mapping.weight_scaling_omega:
+            return self.matrices.detach(), None
+        if self.scale is not None:
+            return self.matrices.detach(), self.scale
+        scale = self._scale_of(self.weight)
+        return self.matrices.detach() / scale[:, None], scale
 
     @torch.no_grad()
     def program(self, weight: Tensor) -> None:
-        """Write weights (T, M, K); those outside the bounds of their devices are clipped.
+        """Write weights (T, M, K), scaled if the mapping says so.
 
-        A warning counts them.
+        Those outside the bounds of their devices are clipped. A warning counts them.
 
         Raises:
             ValueError: if the shape does not fit.
@@ -122,6 +149,9 @@ class AnalogTileArray(nn.Module):
                 f"weight: got shape {tuple(weight.shape)}, expected {tuple(self.weight.shape)}"
             )
         check_finite("weight", weight)
+        if self.scale is not None:
+            self.scale.copy_(self._scale_of(weight))
+            weight = weight / self.scale[:, :, None]
         self.weight.copy_(weight)
         if n_clipped := self.clip():
             warnings.warn(
@@ -132,12 +162,36 @@ class AnalogTileArray(nn.Module):
 
     @torch.no_grad()
     def clip(self) -> int:
-        """Move weights into the bounds of their devices; return how many were outside."""
+        """Move weights into the bounds of their devices; return how many were outside.
+
+        Devices with write noise are written anew: what is read of them is drawn again.
+        """
         if self.is_ideal:
             return 0
         before = self.weight.detach().clone()
         clip(self.weight.data, self.points())
-        return int((before != self.weight).sum())
+        outside = int((before != self.weight).sum())
+        if self.hidden is not None:
+            self.hidden.copy_(self.weight)
+            self._crossbar().write()
+        return outside
+
+    @torch.no_grad()
+    def let_time_pass(self) -> None:
+        """Let one mini-batch of time pass: weights decay and drift as their devices do.
+
+        :class:`AnalogSGD` calls it once after the pulses of each step.
+        """
+        if self.is_ideal:
+            return
+        points = self.points()
+        moved = self.weight.data if self.hidden is None else self.hidden
+        if points.decay is not None:
+            moved.mul_(points.decay)
+        if points.nu is not None and self._drift is not None:
+            self._drift.apply_to(moved, points)
+        if points.decay is not None or points.nu is not None:
+            self._crossbar().write()
 
     def points(self) -> CrossPoints:
         """The devices' parameters, each (T, M, K).
@@ -147,7 +201,7 @@ class AnalogTileArray(nn.Module):
         """
         if self.is_ideal:
             raise ValueError("device: got IdealDevice, which has no cross-points")
-        return CrossPoints(*(getattr(self, name) for name in CrossPoints._fields))
+        return CrossPoints(*(getattr(self, name, None) for name in CrossPoints._fields))  # type: ignore[arg-type]
 
     @torch.no_grad()
     def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
@@ -207,9 +261,12 @@ class AnalogTileArray(nn.Module):
         """:meth:`forward` of the patches of images; a bias (T, M) is added digitally."""
         self._check(geometry, assignment, x=x, bias=bias)
         path = _compiled if _compiled.serves(x) else _products
-        return path.forward(
-            x, self.matrices.detach(), bias, assignment, geometry, self.config.forward
-        )
+        held, scale = self._held()
+        if scale is None:
+            return path.forward(x, held, bias, assignment, geometry, self.config.forward)
+        y = path.forward(x, held, None, assignment, geometry, self.config.forward)
+        y = y * _at_patches(scale, assignment, y)
+        return y if bias is None else y + _at_patches(bias, assignment, y, nothing=True)
 
     def convolve_backward(
         self, d: Tensor, assignment: Tensor, input_size: tuple[int, int], geometry: Geometry
@@ -217,9 +274,9 @@ class AnalogTileArray(nn.Module):
         """:meth:`backward` of the patches of images, added up where they overlap."""
         self._check(geometry, assignment, grad=d, input_size=input_size)
         path = _compiled if _compiled.serves(d) else _products
-        return path.backward(
-            d, self.matrices.detach(), assignment, input_size, geometry, self.config.backward
-        )
+        held, scale = self._held()
+        d = d if scale is None else d * _at_patches(scale, assignment, d)
+        return path.backward(d, held, assignment, input_size, geometry, self.config.backward)
 
     @torch.no_grad()
     def update_patches(
@@ -229,93 +286,20 @@ class AnalogTileArray(nn.Module):
         lr = check_real("lr", lr, low=0)
         if lr == 0 or assignment.numel() == 0:
             return
-        update, device = self.config.update, self.config.device
-        if isinstance(device, IdealDevice):
+        if self.is_ideal:
             raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
         self._check(geometry, assignment, x=x, grad=d)
-        if update.method == "sequential":
-            self._update_sequentially(x, d, assignment, geometry, lr, device)
-            return
-        compiled = _compiled.serves_update(x, update)
-        section = math.ceil(len(x) / n_sections(device))
-        if compiled:
-            section = min(section, max(1, _TRAINS_BYTES // (4 * d[0].numel())))
-        for begin in range(0, len(x), section):
-            some = slice(begin, begin + section)
-            parts = (x[some], d[some], assignment[some], geometry)
-            if not compiled:
-                self._move(self._count(*parts, lr, device), device)
-                continue
-            ours = (*parts[:2], self.matrices.data, *parts[2:], (update, device, lr))
-            if n_sections(device) == 1:
-                _compiled.update(*ours, self._points_of_matrices())
-            else:
-                self._move(_compiled.count(*ours), device)
+        if self.scale is not None:  # a step of the weight is 1/scale of it in what devices hold
+            d = d / _at_patches(self.scale, assignment, d)
+        signals = Signals(x, d, assignment, geometry, lr)
+        self._crossbar().send(signals, self.config.update)
 
-    def _count(
-        self,
-        x: Tensor,
-        d: Tensor,
-        assignment: Tensor,
-        geometry: Geometry,
-        lr: float,
-        device: ConstantStepDevice,
-    ) -> Counts:
-        """Count the pulses of some images, a few of them at a time."""
-        sums = METHODS[self.config.update.method](self.matrices.data)
-        for chunk in _products.chunks(assignment, self.matrices):
-            blocks = Blocks.of(assignment[chunk], self.n_tiles)
-            rows = _products.patch_rows(geometry, x[chunk], blocks)
-            errors = blocks.take(pixels_of(d[chunk]).flatten(0, 2))
-            trains = Trains.of(rows, errors, lr, device.dw_min, self.config.update)
-            sums.add(trains, blocks.tile)
-        return sums.counts()
-
-    def _points_of_matrices(self) -> CrossPoints:
-        """The devices' parameters as the products take weights, (T, K, M), without a copy."""
-        return CrossPoints(*(p.transpose(1, 2) for p in self.points()))
-
-    def _move(self, counts: Counts, device: ConstantStepDevice) -> None:
-        size = self.in_features * self.out_features * self.weight.element_size()
-        step = max(1, _MOVE_BYTES // size)
-        points = self._points_of_matrices()
-        for begin in range(0, self.n_tiles, step):
-            part = slice(begin, begin + step)
-            move(
-                self.matrices.data[part],
-                Counts._make(None if c is None else c[part] for c in counts),
-                CrossPoints(*(p[part] for p in points)),
-                device,
-            )
-
-    def _update_sequentially(
-        self,
-        x: Tensor,
-        d: Tensor,
-        assignment: Tensor,
-        geometry: Geometry,
-        lr: float,
-        device: ConstantStepDevice,
-    ) -> None:
-        points = self._points_of_matrices()
-        make = (lr, device.dw_min, self.config.update)
-        tile = assignment.flatten()
-        # The n-th patch of every tile that has so many, for n = 0, 1, …
-        order = tile.argsort(stable=True)
-        order = order[tile[order] >= 0]
-        first = torch.searchsorted(tile[order], torch.arange(self.n_tiles, device=tile.device))
-        rank = torch.arange(len(order), device=tile.device) - first[tile[order]]
-        everything = Blocks(torch.arange(len(tile), device=tile.device)[None], None, None, 0)
-        rows = _products.patch_rows(geometry, x, everything)[0]
-        errors = pixels_of(d).flatten(0, 2)
-        for n in range(int(rank.max()) + 1 if len(rank) else 0):
-            patch = order[rank == n]
-            some = tile[patch]
-            weight = self.matrices.data[some]
-            trains = Trains.of(rows[patch, None], errors[patch, None], *make)
-            chosen = CrossPoints(*(p[some] for p in points))
-            pulse_by_pulse(weight, trains, chosen, device)
-            self.matrices.data[some] = weight
+    def _crossbar(self) -> Crossbar:
+        """The tiles as what pulses move, laid out as products take weights: no copies."""
+        assert isinstance(self.config.device, PulsedDevice)
+        hidden = None if self.hidden is None else self.hidden.transpose(1, 2)
+        points = self.points().map(lambda p: p.transpose(1, 2))
+        return Crossbar(self.matrices.data, points, self.config.device, hidden)
 
     def remember(self, *pair: Tensor | Geometry) -> None:
         """Keep what :meth:`update_patches` needs until :meth:`update_pending`."""
@@ -331,6 +315,7 @@ class AnalogTileArray(nn.Module):
         for x, d, assignment, geometry in self._pending:
             self.update_patches(x, d, assignment, geometry, lr)
         self.forget()
+        self.let_time_pass()
 
     def _check(self, geometry: Geometry, assignment: Tensor, **others: Any) -> None:
         """Check all that a product or an update is given, the tiles' own tensors included.
@@ -361,7 +346,7 @@ class AnalogTileArray(nn.Module):
                 raise ValueError(
                     "weight: got an expanded tensor, expected a number for each device"
                 )
-            for name, values in self.points()._asdict().items():
+            for name, values in self.points().present().items():
                 check_plain(name, values, 3)
                 check_fits(name, values, shape, ("weight", self.weight))
 
@@ -392,6 +377,18 @@ class AnalogTileArray(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.n_tiles} × ({self.out_features} × {self.in_features}), config={self.config}"
+
+
+def _at_patches(
+    values: Tensor, assignment: Tensor, images: Tensor, *, nothing: bool = False
+) -> Tensor:
+    """Each patch's tile's values (T, C), as images (N, C, H', W'); without a tile 0 if nothing."""
+    if len(values) == 1 and not (nothing and bool((assignment < 0).any())):
+        return values[0, :, None, None]
+    chosen = values[assignment.clamp_min(0)].transpose(1, 2)
+    if nothing:
+        chosen = chosen * (assignment >= 0)[:, None]
+    return chosen.unflatten(2, images.shape[2:])
 
 
 def _images(vectors: Tensor) -> Tensor:
