@@ -15,7 +15,7 @@ Configurations are in :class:`TileConfig`, with the presets :func:`ideal`, :func
 """
 
 from rapa_lib.analog._config import IOParameters, TileConfig, UpdateParameters, resolution
-from rapa_lib.analog._convert import convert_to_analog
+from rapa_lib.analog._convert import convert_to_analog, drift
 from rapa_lib.analog._device_config import (
     DEVICES,
     ConstantStepDevice,
@@ -30,6 +30,7 @@ from rapa_lib.analog._device_config import (
 from rapa_lib.analog._layers import AnalogLinear, AnalogRapaConv2d
 from rapa_lib.analog._mapping import MappingParameters
 from rapa_lib.analog._optimizer import AnalogSGD
+from rapa_lib.analog._pcm import PCMLikeNoiseModel
 from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._presets import PRESETS, ideal, reram, rpu_baseline
 from rapa_lib.analog._tile_array import AnalogTileArray
@@ -50,6 +51,7 @@ __all__ = [
     "LinearStepDevice",
     "MappingParameters",
     "NotFiniteError",
+    "PCMLikeNoiseModel",
     "PowStepDevice",
     "PulsedDevice",
     "SoftBoundsDevice",
@@ -57,6 +59,7 @@ __all__ = [
     "TileConfig",
     "UpdateParameters",
     "convert_to_analog",
+    "drift",
     "ideal",
     "reram",
     "resolution",

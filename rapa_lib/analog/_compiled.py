@@ -2,7 +2,7 @@
 
 ``kernels.cpp`` is compiled and kept as :mod:`rapa_lib.layers.products.compiled` does it, which also
 says when it serves. What is handed over as a raw pointer was checked by
-:meth:`AnalogTileArray._check`; here it is laid out as the source reads it. Else
+:func:`rapa_lib.analog._tile_checks.check_tiles`; here it is laid out as the source reads it. Else
 :mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the
 work in PyTorch; both follow :func:`torch.manual_seed`, but draw other numbers.
 """

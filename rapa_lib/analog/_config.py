@@ -23,6 +23,7 @@ from rapa_lib._checks import (
 )
 from rapa_lib.analog._device_config import DEVICES, ConstantStepDevice, IdealDevice, PulsedDevice
 from rapa_lib.analog._mapping import MappingParameters
+from rapa_lib.analog._pcm import PCMLikeNoiseModel
 from rapa_lib.runtime import AnalogArrays
 
 NOISE_MANAGEMENTS = ("abs_max", "none")
@@ -147,7 +148,8 @@ class TileConfig(Checked):
         forward: periphery of y = W x.
         backward: periphery of Wᵀ d; its bound management is not used.
         update: pulses.
-        device: :class:`IdealDevice` or a :class:`PulsedDevice`, one of :data:`DEVICES`.
+        device: :class:`IdealDevice`, a :class:`PulsedDevice` (see :data:`DEVICES`), or, for
+            inference alone, a :class:`PCMLikeNoiseModel`.
         mapping: how matrices are scaled and split over arrays.
 
     Raises:
@@ -162,7 +164,9 @@ class TileConfig(Checked):
     forward: IOParameters = field(default_factory=IOParameters)
     backward: IOParameters = field(default_factory=lambda: IOParameters(bound_management="none"))
     update: UpdateParameters = field(default_factory=UpdateParameters)
-    device: IdealDevice | PulsedDevice = field(default_factory=ConstantStepDevice)
+    device: IdealDevice | PulsedDevice | PCMLikeNoiseModel = field(
+        default_factory=ConstantStepDevice
+    )
     mapping: MappingParameters = field(default_factory=MappingParameters)
 
     def _check(self) -> None:
@@ -170,7 +174,7 @@ class TileConfig(Checked):
             ("forward", IOParameters),
             ("backward", IOParameters),
             ("update", UpdateParameters),
-            ("device", IdealDevice, PulsedDevice),
+            ("device", IdealDevice, PulsedDevice, PCMLikeNoiseModel),
             ("mapping", MappingParameters),
         ):
             if not isinstance(getattr(self, name), tuple(kinds)):
@@ -182,13 +186,21 @@ class TileConfig(Checked):
     def hardware_aware(self) -> "TileConfig":
         """The same forward product; exact errors and exact updates by any optimizer."""
         device = IdealDevice()
-        if self.mapping.weight_scaling_omega:
+        if self.omega:
             device = IdealDevice(w_max=self.w_bound)
         return replace(self, backward=IOParameters.perfect(), device=device)
 
     @property
+    def omega(self) -> float:
+        """The mapping's ``weight_scaling_omega``; for conductances, always scaled, 1 where 0."""
+        always = float(isinstance(self.device, PCMLikeNoiseModel))
+        return self.mapping.weight_scaling_omega or always
+
+    @property
     def w_bound(self) -> float:
         """The largest magnitude that a mean device holds on either side of zero."""
+        if isinstance(self.device, PCMLikeNoiseModel):
+            return 1.0
         if isinstance(self.device, IdealDevice):
             return self.device.w_max
         return min(self.device.w_max, -self.device.w_min)
@@ -220,9 +232,10 @@ class TileConfig(Checked):
         if isinstance(mapping, Mapping) and mapping.get("arrays") is not None:
             arrays = _make(AnalogArrays, "arrays", mapping["arrays"])
             parts["mapping"] = {**mapping, "arrays": arrays}
-        kind = check_choice("device.kind", device.pop("kind", "ConstantStepDevice"), DEVICES)
+        known = {**DEVICES, PCMLikeNoiseModel.__name__: PCMLikeNoiseModel}
+        kind = check_choice("device.kind", device.pop("kind", "ConstantStepDevice"), known)
         made = {name: _make(kinds[name], name, part) for name, part in parts.items()}
-        return cls(**made, device=_make(DEVICES[kind], "device", device))
+        return cls(**made, device=_make(known[kind], "device", device))
 
     def to_yaml(self) -> str:
         """As YAML text; needs PyYAML, which the library itself does not."""

@@ -10,9 +10,38 @@ from rapa_lib._checks import check_bool, check_int
 from rapa_lib._seeds import mix_seeds
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._layers import AnalogLinear, AnalogRapaConv2d
+from rapa_lib.analog._pcm import PCMLikeNoiseModel
+from rapa_lib.analog._tile_array import AnalogTileArray
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.networks.convert import _replace
+
+
+def drift(model: nn.Module, t_inference: float, *, seed: int | None = None) -> nn.Module:
+    """Let the weights of a network on phase-change memory be as they are after some time.
+
+    Each device drifts by the exponent that it was written with; the 1/f noise of reading is drawn
+    anew. Calls do not add up: the time counts from the first read, t_0 after writing.
+
+    Args:
+        model: converted with a :class:`PCMLikeNoiseModel` as the tiles' device; changed in place.
+        t_inference: that time, s.
+        seed: of the noise; None: PyTorch's generator.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if no layer lies on phase-change memory, or for a negative time.
+    """
+    tiles = [layer for layer in model.modules() if isinstance(layer, AnalogTileArray)]
+    tiles = [layer for layer in tiles if isinstance(layer.config.device, PCMLikeNoiseModel)]
+    if not tiles:
+        raise ValueError("model: it has no layer on phase-change memory (PCMLikeNoiseModel)")
+    seed = None if seed is None else check_int("seed", seed, low=0)
+    for number, layer in enumerate(tiles):
+        layer.drift(t_inference, None if seed is None else mix_seeds(seed, number))
+    return model
 
 
 def convert_to_analog(

@@ -360,7 +360,7 @@ class _Product(torch.autograd.Function):
                 grad, x, assignment, tiles.n_tiles, list(geometry.kernel), *_conv(geometry)
             )
             by_weight = matrices_of(by_weight).flatten(1, 3).transpose(1, 2)
-        elif ctx.needs_input_grad[1]:
+        elif ctx.needs_input_grad[1] and tiles.is_pulsed:
             tiles.remember(x.detach(), grad, assignment, geometry)
         if ctx.needs_input_grad[2] and by_bias is None:
             by_bias = _sum_by_tile(grad, assignment, tiles.n_tiles)

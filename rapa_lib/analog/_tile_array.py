@@ -1,6 +1,5 @@
 """Many tiles of one shape, as one batch of matrices."""
 
-import math
 import warnings
 from typing import Any
 
@@ -8,15 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
+from rapa_lib._seeds import seeded_generator
 from rapa_lib.analog import _compiled, _products
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._crossbar import Crossbar, Signals
 from rapa_lib.analog._device_config import IdealDevice, PulsedDevice
 from rapa_lib.analog._devices import CrossPoints, clip, draw_devices
 from rapa_lib.analog._drift import Drift
+from rapa_lib.analog._pcm import ConductancePairs, PCMLikeNoiseModel
 from rapa_lib.analog._periphery import check_finite
-from rapa_lib.layers.products.door import check_fits, check_plain, check_product
-from rapa_lib.layers.products.geometry import Geometry, kernels_of
+from rapa_lib.analog._tile_checks import at_patches, check_groups, check_tiles, images_of
+from rapa_lib.layers.products.geometry import Geometry
 
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 
@@ -79,14 +80,17 @@ class AnalogTileArray(nn.Module):
         self.hidden: Tensor | None
         self.register_buffer("hidden", None)
         self._drift: Drift | None = None
+        self._pairs: ConductancePairs | None = None
         if isinstance(self.config.device, IdealDevice):
             return
-        if self.config.mapping.weight_scaling_omega:
+        if self.config.omega:
             self.scale = self._scale_of(torch.zeros_like(self.weight))
         seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
-        points = draw_devices(
-            self.config.device, matrices.shape, check_int("seed", seed, low=0), matrices
-        )
+        seed = check_int("seed", seed, low=0)
+        if isinstance(self.config.device, PCMLikeNoiseModel):
+            self._pairs, self._seed = ConductancePairs(self.config.device, self.weight), seed
+            return
+        points = draw_devices(self.config.device, matrices.shape, seed, matrices)
         for name, values in points.present().items():
             self.register_buffer(name, values.transpose(1, 2))
         if self.config.device.write_noise:
@@ -98,6 +102,11 @@ class AnalogTileArray(nn.Module):
     def is_ideal(self) -> bool:
         """Whether weights are set by an ordinary optimizer, not by pulses."""
         return isinstance(self.config.device, IdealDevice)
+
+    @property
+    def is_pulsed(self) -> bool:
+        """Whether pulses move weights."""
+        return isinstance(self.config.device, PulsedDevice)
 
     @property
     def matrices(self) -> Tensor:
@@ -115,11 +124,38 @@ class AnalogTileArray(nn.Module):
         """A copy of the weights, (T, M, K), without noise, scale included."""
         return self.effective().detach().clone()
 
+    @torch.no_grad()
+    def drift(self, t_inference: float, seed: int | None = None) -> None:
+        """See :func:`rapa_lib.analog.drift`."""
+        if self._pairs is None:
+            kind = type(self.config.device).__name__
+            raise ValueError(f"device: got {kind}, allowed: PCMLikeNoiseModel")
+        t = check_real("t_inference", t_inference, low=0)
+        generator = seeded_generator(seed, self.weight.device)
+        self.weight.copy_(self._pairs.drifted(t, generator))
+        if self._pairs.model.drift_compensation:
+            self._pairs.compensate(self._readout())
+
+    def _generator(self) -> torch.Generator | None:
+        """For what is drawn when weights are written."""
+        return seeded_generator(self._seed, self.weight.device)
+
+    def _readout(self) -> Tensor:
+        """The mean magnitude that each array reads of its unit vectors, (T,)."""
+        held = self.matrices.detach()
+        path = _compiled if _compiled.serves(held) else _products
+        n, eye = self.in_features, torch.eye(self.in_features, dtype=held.dtype, device=held.device)
+        tile = torch.arange(self.n_tiles, device=held.device).repeat_interleave(n)[:, None]
+        y = path.forward(
+            images_of(eye.repeat(self.n_tiles, 1)), held, None, tile, _PIXEL, self.config.forward
+        )
+        return y.abs().view(self.n_tiles, -1).mean(1)
+
     def _scale_of(self, weight: Tensor) -> Tensor:
         """The digital factors (T, M), or (T, 1), under which devices hold these weights."""
         mapping, tile = self.config.mapping, weight.detach().abs()
         largest = tile.amax(2) if mapping.weight_scaling_columnwise else tile.amax((1, 2))[:, None]
-        full = mapping.weight_scaling_omega * self.config.w_bound
+        full = self.config.omega * self.config.w_bound
         return torch.where(largest > 0, largest / full, 1)
 
     def _held(self) -> tuple[Tensor, Tensor | None]:
@@ -127,10 +163,11 @@ class AnalogTileArray(nn.Module):
 
         Ideal devices are scaled anew in every product, as if they had just been programmed.
         """
-        if not self.config.mapping.weight_scaling_omega:
+        if not self.config.omega:
             return self.matrices.detach(), None
         if self.scale is not None:
-            return self.matrices.detach(), self.scale
+            more = 1 if self._pairs is None else self._pairs.compensation
+            return self.matrices.detach(), self.scale * more
         scale = self._scale_of(self.weight)
         return self.matrices.detach() / scale[:, None], scale
 
@@ -153,6 +190,10 @@ class AnalogTileArray(nn.Module):
             self.scale.copy_(self._scale_of(weight))
             weight = weight / self.scale[:, :, None]
         self.weight.copy_(weight)
+        if self._pairs is not None:
+            self.weight.copy_(self._pairs.write(weight, self._generator()))
+            self._pairs.remember(self._readout())
+            return
         if n_clipped := self.clip():
             warnings.warn(
                 f"{n_clipped} of {weight.numel()} weights are outside the bounds of their devices "
@@ -166,7 +207,7 @@ class AnalogTileArray(nn.Module):
 
         Devices with write noise are written anew: what is read of them is drawn again.
         """
-        if self.is_ideal:
+        if not self.is_pulsed:
             return 0
         before = self.weight.detach().clone()
         clip(self.weight.data, self.points())
@@ -182,7 +223,7 @@ class AnalogTileArray(nn.Module):
 
         :class:`AnalogSGD` calls it once after the pulses of each step.
         """
-        if self.is_ideal:
+        if not self.is_pulsed:
             return
         points = self.points()
         moved = self.weight.data if self.hidden is None else self.hidden
@@ -199,8 +240,9 @@ class AnalogTileArray(nn.Module):
         Raises:
             ValueError: if the devices are ideal and have none.
         """
-        if self.is_ideal:
-            raise ValueError("device: got IdealDevice, which has no cross-points")
+        if not self.is_pulsed:
+            kind = type(self.config.device).__name__
+            raise ValueError(f"device: got {kind}, which has no cross-points")
         return CrossPoints(*(getattr(self, name, None) for name in CrossPoints._fields))  # type: ignore[arg-type]
 
     @torch.no_grad()
@@ -219,8 +261,8 @@ class AnalogTileArray(nn.Module):
             ValueError: if shapes do not fit or a tile does not exist.
             NotFiniteError: if an input is not finite.
         """
-        groups = self._groups(groups, x, "x", self.in_features)
-        return self.convolve(_images(x), groups, _PIXEL).flatten(1)
+        groups = check_groups(self, groups, x, "x", self.in_features)
+        return self.convolve(images_of(x), groups, _PIXEL).flatten(1)
 
     @torch.no_grad()
     def backward(self, d: Tensor, groups: Tensor | None = None) -> Tensor:
@@ -236,8 +278,8 @@ class AnalogTileArray(nn.Module):
         Raises:
             ValueError: as :meth:`forward`.
         """
-        groups = self._groups(groups, d, "d", self.out_features)
-        return self.convolve_backward(_images(d), groups, (1, 1), _PIXEL).flatten(1)
+        groups = check_groups(self, groups, d, "d", self.out_features)
+        return self.convolve_backward(images_of(d), groups, (1, 1), _PIXEL).flatten(1)
 
     @torch.no_grad()
     def update(self, x: Tensor, d: Tensor, lr: float, groups: Tensor | None = None) -> None:
@@ -251,31 +293,31 @@ class AnalogTileArray(nn.Module):
         Raises:
             ValueError: as :meth:`forward`, or if lr is negative.
         """
-        groups = self._groups(groups, x, "x", self.in_features)
-        self._groups(groups[:, 0], d, "d", self.out_features)
-        self.update_patches(_images(x), _images(d), groups, _PIXEL, lr)
+        groups = check_groups(self, groups, x, "x", self.in_features)
+        check_groups(self, groups[:, 0], d, "d", self.out_features)
+        self.update_patches(images_of(x), images_of(d), groups, _PIXEL, lr)
 
     def convolve(
         self, x: Tensor, assignment: Tensor, geometry: Geometry, bias: Tensor | None = None
     ) -> Tensor:
         """:meth:`forward` of the patches of images; a bias (T, M) is added digitally."""
-        self._check(geometry, assignment, x=x, bias=bias)
+        check_tiles(self, geometry, assignment, x=x, bias=bias)
         path = _compiled if _compiled.serves(x) else _products
         held, scale = self._held()
         if scale is None:
             return path.forward(x, held, bias, assignment, geometry, self.config.forward)
         y = path.forward(x, held, None, assignment, geometry, self.config.forward)
-        y = y * _at_patches(scale, assignment, y)
-        return y if bias is None else y + _at_patches(bias, assignment, y, nothing=True)
+        y = y * at_patches(scale, assignment, y)
+        return y if bias is None else y + at_patches(bias, assignment, y, nothing=True)
 
     def convolve_backward(
         self, d: Tensor, assignment: Tensor, input_size: tuple[int, int], geometry: Geometry
     ) -> Tensor:
         """:meth:`backward` of the patches of images, added up where they overlap."""
-        self._check(geometry, assignment, grad=d, input_size=input_size)
+        check_tiles(self, geometry, assignment, grad=d, input_size=input_size)
         path = _compiled if _compiled.serves(d) else _products
         held, scale = self._held()
-        d = d if scale is None else d * _at_patches(scale, assignment, d)
+        d = d if scale is None else d * at_patches(scale, assignment, d)
         return path.backward(d, held, assignment, input_size, geometry, self.config.backward)
 
     @torch.no_grad()
@@ -288,9 +330,11 @@ class AnalogTileArray(nn.Module):
             return
         if self.is_ideal:
             raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
-        self._check(geometry, assignment, x=x, grad=d)
+        if not self.is_pulsed:
+            raise ValueError("device: got PCMLikeNoiseModel, which is for inference alone")
+        check_tiles(self, geometry, assignment, x=x, grad=d)
         if self.scale is not None:  # a step of the weight is 1/scale of it in what devices hold
-            d = d / _at_patches(self.scale, assignment, d)
+            d = d / at_patches(self.scale, assignment, d)
         signals = Signals(x, d, assignment, geometry, lr)
         self._crossbar().send(signals, self.config.update)
 
@@ -317,80 +361,9 @@ class AnalogTileArray(nn.Module):
         self.forget()
         self.let_time_pass()
 
-    def _check(self, geometry: Geometry, assignment: Tensor, **others: Any) -> None:
-        """Check all that a product or an update is given, the tiles' own tensors included.
-
-        ``others`` are arguments of :func:`check_product`. Parameters can be replaced and attributes
-        set by anyone; compiled code believes them.
-        """
-        shape = (self.n_tiles, self.out_features, self.in_features)
-        check_plain("weight", self.weight, 3)
-        check_fits("weight", self.weight, shape, ("weight", self.weight))
-        per_pixel = math.prod(geometry.kernel)
-        if self.in_features % per_pixel:
-            raise ValueError(
-                f"kernel: got {tuple(geometry.kernel)}, which does not divide in_features = "
-                f"{self.in_features}"
-            )
-        size = (*geometry.kernel, self.in_features // per_pixel)
-        kernels = kernels_of(self.matrices.detach().unflatten(1, size))
-        checked = check_product(
-            weight=kernels, assignment=assignment, stride=geometry.stride,
-            padding=geometry.padding, dilation=geometry.dilation, groups=1, **others,
-        )  # fmt: skip
-        if checked != geometry:
-            raise ValueError(f"geometry: got {geometry}, expected {checked}")
-        if not self.is_ideal and {"x", "grad"} <= others.keys():  # an update moves the devices
-            steps = zip(self.weight.shape, self.weight.stride(), strict=True)
-            if any(n > 1 and step == 0 for n, step in steps):
-                raise ValueError(
-                    "weight: got an expanded tensor, expected a number for each device"
-                )
-            for name, values in self.points().present().items():
-                check_plain(name, values, 3)
-                check_fits(name, values, shape, ("weight", self.weight))
-
-    def _groups(self, groups: Tensor | None, vectors: Tensor, name: str, width: int) -> Tensor:
-        """Groups as an assignment (P, 1), once vectors and groups are checked."""
-        if vectors.dim() != 2 or vectors.shape[1] != width:
-            raise ValueError(
-                f"{name}: got shape {tuple(vectors.shape)}, expected (vectors, {width})"
-            )
-        if vectors.dtype != self.weight.dtype:
-            raise TypeError(f"{name}: got {vectors.dtype}, but the weights are {self.weight.dtype}")
-        if groups is None:
-            return torch.zeros(len(vectors), 1, dtype=torch.long, device=vectors.device)
-        if groups.dtype != torch.long:
-            raise TypeError(f"groups: got {groups.dtype}, expected torch.int64 tile indices")
-        if groups.shape != (len(vectors),):
-            raise ValueError(f"groups: got shape {tuple(groups.shape)}, expected {len(vectors)}")
-        if len(groups) and not (int(groups.min()) >= -1 and int(groups.max()) < self.n_tiles):
-            raise ValueError(
-                f"groups: got indices {int(groups.min())} to {int(groups.max())}, allowed: -1 "
-                f"(no tile) to {self.n_tiles - 1}"
-            )
-        return groups[:, None]
-
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a network hold no half-done training step.
         return super().__getstate__() | {"_pending": []}
 
     def extra_repr(self) -> str:
         return f"{self.n_tiles} × ({self.out_features} × {self.in_features}), config={self.config}"
-
-
-def _at_patches(
-    values: Tensor, assignment: Tensor, images: Tensor, *, nothing: bool = False
-) -> Tensor:
-    """Each patch's tile's values (T, C), as images (N, C, H', W'); without a tile 0 if nothing."""
-    if len(values) == 1 and not (nothing and bool((assignment < 0).any())):
-        return values[0, :, None, None]
-    chosen = values[assignment.clamp_min(0)].transpose(1, 2)
-    if nothing:
-        chosen = chosen * (assignment >= 0)[:, None]
-    return chosen.unflatten(2, images.shape[2:])
-
-
-def _images(vectors: Tensor) -> Tensor:
-    """Vectors (P, F) as images of one pixel, (P, F, 1, 1)."""
-    return vectors[:, :, None, None]
