@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rapa_lib.analog._config import IOParameters, UpdateParameters
 from rapa_lib.analog._device_config import ExpStepDevice, PowStepDevice, PulsedDevice
 from rapa_lib.analog._devices import CrossPoints
+from rapa_lib.analog._io_config import IOParameters, UpdateParameters
 from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._pulses import Counts
 from rapa_lib.layers.products import compiled

@@ -5,139 +5,25 @@ Front. Neurosci. 11:538 (2017); Rasch, Gokmen & Haensch, arXiv 1906.02698 (2019)
 IBM's aihwkit 1.2.0.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from rapa_lib._checks import (
-    Checked,
-    check_choice,
-    check_int,
-    check_real,
-    checked,
-    choice,
-    flag,
-    integer,
-    real,
+from rapa_lib._checks import Checked, check_choice
+from rapa_lib.analog._compound_config import (
+    COMPOUNDS,
+    Compound,
+    MixedPrecisionCompound,
+    TransferCompound,
 )
 from rapa_lib.analog._device_config import DEVICES, ConstantStepDevice, IdealDevice, PulsedDevice
+from rapa_lib.analog._io_config import IOParameters, UpdateParameters
 from rapa_lib.analog._mapping import MappingParameters
 from rapa_lib.analog._pcm import PCMLikeNoiseModel
 from rapa_lib.runtime import AnalogArrays
 
-NOISE_MANAGEMENTS = ("abs_max", "none")
-BOUND_MANAGEMENTS = ("iterative", "none")
-PULSE_METHODS = ("exact", "fast", "sequential")
-
-
-def resolution(bits: int) -> float:
-    """The ``inp_res`` or ``out_res`` of a converter with so many bits: 1 / (2^bits − 2).
-
-    Raises:
-        ValueError: if bits is below 2: a converter needs a level on either side of zero.
-    """
-    return 1 / (2 ** check_int("bits", bits, low=2, high=20) - 2)
-
-
-def _check_bound(name: str, value: Any) -> float:
-    return value if value == math.inf else check_real(name, value, low=0, open_low=True)
-
-
-@dataclass(frozen=True)
-class IOParameters(Checked):
-    """The periphery of a product: converters, noise, and what keeps signals in their range.
-
-    Args:
-        inp_bound: range ± of the DAC; ``inf`` for none. Inputs are in units of the scale that
-            noise management chooses.
-        inp_res: step of the DAC as a share of its range (steps are 2 · inp_bound · inp_res), see
-            :func:`resolution`; 0 for none.
-        inp_noise: standard deviation of the noise of each input, after the DAC.
-        out_bound: range ± of the ADC, in units of weight × scaled input; ``inf`` for none.
-        out_res: step of the ADC as a share of its range; 0 for none.
-        out_noise: standard deviation of the noise of each output, before the ADC.
-        w_noise: standard deviation of the noise of each weight, new in every product.
-        noise_management: ``"abs_max"`` divides each vector by its largest magnitude; ``"none"``.
-        bound_management: ``"iterative"`` repeats the product of a vector, its input halved, as
-            long as an output exceeds its bound, until max_bm_factor, or until the input falls
-            below the DAC's resolution (a factor of 0.25 / inp_res); ``"none"``.
-        max_bm_factor: largest factor by which bound management divides.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    inp_bound: float = checked(1.0, _check_bound)
-    inp_res: float = real(resolution(7), low=0, high=0.5)
-    inp_noise: float = real(0.0, low=0)
-    out_bound: float = checked(12.0, _check_bound)
-    out_res: float = real(resolution(9), low=0, high=0.5)
-    out_noise: float = real(0.06, low=0)
-    w_noise: float = real(0.0, low=0)
-    noise_management: str = choice("abs_max", NOISE_MANAGEMENTS)
-    bound_management: str = choice("iterative", BOUND_MANAGEMENTS)
-    max_bm_factor: float = real(1000.0, low=1)
-
-    def _check(self) -> None:
-        for name in ("inp", "out"):
-            step = getattr(self, f"{name}_res")
-            if getattr(self, f"{name}_bound") == math.inf and step:
-                raise ValueError(
-                    f"{name}_res: got {step}, allowed without a finite {name}_bound: 0"
-                )
-
-    @classmethod
-    def perfect(cls) -> "IOParameters":
-        """No converters, no noise, no bounds."""
-        return cls(
-            inp_bound=math.inf, inp_res=0, out_bound=math.inf, out_res=0, out_noise=0,
-            noise_management="none", bound_management="none",
-        )  # fmt: skip
-
-    @property
-    def is_perfect(self) -> bool:
-        """Whether a product is exact."""
-        return (
-            self.inp_bound == self.out_bound == math.inf
-            and not self.inp_res and not self.out_res and not self.is_noisy
-        )  # fmt: skip
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether two products of the same numbers differ."""
-        return self.inp_noise > 0 or self.out_noise > 0 or self.w_noise > 0
-
-    @property
-    def bm_limit(self) -> float:
-        """The largest factor of bound management; 1 where there is none."""
-        if self.bound_management == "none" or self.out_bound == math.inf:
-            return 1.0
-        return min(self.max_bm_factor, 0.25 / self.inp_res if self.inp_res else math.inf)
-
-
-@dataclass(frozen=True)
-class UpdateParameters(Checked):
-    """How an outer product becomes pulses.
-
-    Args:
-        desired_bl: slots in a pulse train; the most of them where the length is managed.
-        update_management: share the pulse probabilities between rows and columns so that their
-            largest are equal.
-        update_bl_management: use no more slots than the largest product needs.
-        method: ``"exact"`` draws every pulse and counts coincidences; ``"fast"`` draws counts of
-            the same mean and variance, independent of each other (devices whose steps depend on
-            their weight need whole pulses: theirs are counted as in ``"exact"``);
-            ``"sequential"`` is the definition, one patch and one slot after another, slow.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    desired_bl: int = integer(31, low=1, high=1000)
-    update_management: bool = flag(True)
-    update_bl_management: bool = flag(True)
-    method: str = choice("exact", PULSE_METHODS)
+_COMPOUNDS = (TransferCompound, MixedPrecisionCompound)
+_KINDS: dict[str, Any] = {**DEVICES, PCMLikeNoiseModel.__name__: PCMLikeNoiseModel, **COMPOUNDS}
 
 
 @dataclass(frozen=True)
@@ -148,8 +34,8 @@ class TileConfig(Checked):
         forward: periphery of y = W x.
         backward: periphery of Wᵀ d; its bound management is not used.
         update: pulses.
-        device: :class:`IdealDevice`, a :class:`PulsedDevice` (see :data:`DEVICES`), or, for
-            inference alone, a :class:`PCMLikeNoiseModel`.
+        device: :class:`IdealDevice`, a :class:`PulsedDevice` (see :data:`DEVICES`), a compound of
+            such (see :data:`COMPOUNDS`), or, for inference alone, a :class:`PCMLikeNoiseModel`.
         mapping: how matrices are scaled and split over arrays.
 
     Raises:
@@ -164,7 +50,7 @@ class TileConfig(Checked):
     forward: IOParameters = field(default_factory=IOParameters)
     backward: IOParameters = field(default_factory=lambda: IOParameters(bound_management="none"))
     update: UpdateParameters = field(default_factory=UpdateParameters)
-    device: IdealDevice | PulsedDevice | PCMLikeNoiseModel = field(
+    device: IdealDevice | PulsedDevice | PCMLikeNoiseModel | Compound = field(
         default_factory=ConstantStepDevice
     )
     mapping: MappingParameters = field(default_factory=MappingParameters)
@@ -174,7 +60,7 @@ class TileConfig(Checked):
             ("forward", IOParameters),
             ("backward", IOParameters),
             ("update", UpdateParameters),
-            ("device", IdealDevice, PulsedDevice, PCMLikeNoiseModel),
+            ("device", IdealDevice, PulsedDevice, PCMLikeNoiseModel, *_COMPOUNDS),
             ("mapping", MappingParameters),
         ):
             if not isinstance(getattr(self, name), tuple(kinds)):
@@ -203,13 +89,20 @@ class TileConfig(Checked):
             return 1.0
         if isinstance(self.device, IdealDevice):
             return self.device.w_max
-        return min(self.device.w_max, -self.device.w_min)
+        device = self.cross_point
+        assert device is not None  # it is no other
+        return min(device.w_max, -device.w_min)
+
+    @property
+    def cross_point(self) -> PulsedDevice | None:
+        """The device that holds a weight and is moved by pulses; None where there is none."""
+        if isinstance(self.device, _COMPOUNDS):
+            return self.device.device
+        return self.device if isinstance(self.device, PulsedDevice) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dicts of plain numbers: what YAML writes."""
-        plain = asdict(self)
-        plain["device"] = {"kind": type(self.device).__name__} | plain["device"]
-        return plain
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "TileConfig":
@@ -232,10 +125,8 @@ class TileConfig(Checked):
         if isinstance(mapping, Mapping) and mapping.get("arrays") is not None:
             arrays = _make(AnalogArrays, "arrays", mapping["arrays"])
             parts["mapping"] = {**mapping, "arrays": arrays}
-        known = {**DEVICES, PCMLikeNoiseModel.__name__: PCMLikeNoiseModel}
-        kind = check_choice("device.kind", device.pop("kind", "ConstantStepDevice"), known)
         made = {name: _make(kinds[name], name, part) for name, part in parts.items()}
-        return cls(**made, device=_make(known[kind], "device", device))
+        return cls(**made, device=_make_device("device", device))
 
     def to_yaml(self) -> str:
         """As YAML text; needs PyYAML, which the library itself does not."""
@@ -249,6 +140,31 @@ class TileConfig(Checked):
         import yaml
 
         return cls.from_dict(yaml.safe_load(text) or {})
+
+
+def _plain(part: Any) -> Any:
+    """An object as nested dicts; devices say of which kind they are."""
+    if not is_dataclass(part):
+        return list(part) if isinstance(part, tuple) else part
+    kind = {"kind": type(part).__name__} if type(part).__name__ in _KINDS else {}
+    return kind | {one.name: _plain(getattr(part, one.name)) for one in fields(part)}
+
+
+def _make_device(name: str, part: Mapping[str, Any]) -> Any:
+    if not isinstance(part, Mapping):
+        raise TypeError(f"{name}: got {part!r}, expected a mapping")
+    numbers = dict(part)
+    kind = check_choice(f"{name}.kind", numbers.pop("kind", "ConstantStepDevice"), _KINDS)
+    if kind in COMPOUNDS:
+        for inner in {"device", "fast_device", "slow_device"} & numbers.keys():
+            numbers[inner] = _make_device(f"{name}.{inner}", numbers[inner])
+        for inner, its in (
+            ("transfer_forward", IOParameters),
+            ("transfer_update", UpdateParameters),
+        ):
+            if inner in numbers:
+                numbers[inner] = _make(its, f"{name}.{inner}", numbers[inner])
+    return _make(_KINDS[kind], name, numbers)
 
 
 def _make(kind: type, name: str, part: Mapping[str, Any]) -> Any:

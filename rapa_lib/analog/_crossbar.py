@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from rapa_lib.analog import _compiled, _products
-from rapa_lib.analog._config import UpdateParameters
 from rapa_lib.analog._device_config import PulsedDevice
 from rapa_lib.analog._devices import CrossPoints, clip, move, n_sections, pulse_by_pulse
+from rapa_lib.analog._io_config import UpdateParameters
 from rapa_lib.analog._pulses import METHODS, Counts, Trains
 from rapa_lib.layers.products.gathered import Blocks
 from rapa_lib.layers.products.geometry import Geometry, pixels_of
@@ -53,12 +53,14 @@ class Crossbar:
         points: the devices' parameters, each of that shape.
         device: their kind.
         hidden: what pulses move where that is written with noise to ``weight``; None: ``weight``.
+        signs: of the inputs of every tile, (T, K), 1 or −1, which turn pulses round; None: all 1.
     """
 
     weight: Tensor
     points: CrossPoints
     device: PulsedDevice
     hidden: Tensor | None = None
+    signs: Tensor | None = None
 
     @property
     def moved(self) -> Tensor:
@@ -72,7 +74,14 @@ class Crossbar:
             self.points.map(lambda p: p[tiles]),
             self.device,
             None if self.hidden is None else self.hidden[tiles],
+            None if self.signs is None else self.signs[tiles],
         )
+
+    def put(self, tiles: Tensor, part: "Crossbar") -> None:
+        """Put back what :meth:`part` gave of some tiles, once it has moved."""
+        self.weight[tiles] = part.weight
+        if self.hidden is not None and part.hidden is not None:
+            self.hidden[tiles] = part.hidden
 
     def clip(self) -> None:
         """Move weights into the bounds of their devices."""
@@ -104,9 +113,25 @@ class Crossbar:
             make = (update, self.device, some.lr)
             where = (some.assignment, some.geometry, make)
             if not compiled:
-                self.move(self._count(some, update))
+                self.move(self._turned(self._count(some, update)))
+            elif self.signs is not None:
+                counts = _compiled.count(some.x, some.d, self.weight, *where)
+                self.move(self._turned(counts))
             else:
                 _compiled.update(some.x, some.d, self.weight, *where, self.points, self.hidden)
+
+    def _turned(self, counts: Counts) -> Counts:
+        """Counts of pulses whose inputs have the signs."""
+        if self.signs is None:
+            return counts
+        turn = self.signs[:, :, None] < 0
+        pairs = ((counts.up, counts.down), (counts.up_var, counts.down_var))
+        (up, down), variances = (
+            (None, None) if a is None or b is None
+            else (torch.where(turn, b, a), torch.where(turn, a, b))
+            for a, b in pairs
+        )  # fmt: skip
+        return Counts(up, down, *variances)  # type: ignore[arg-type]  # counts there are
 
     def _count(self, signals: Signals, update: UpdateParameters) -> Counts:
         """Count the pulses of some images, a few of them at a time."""
@@ -148,7 +173,7 @@ class Crossbar:
             some = tile[patch]
             bar = self.part(some)
             trains = Trains.of(rows[patch, None], errors[patch, None], *make)
+            if bar.signs is not None:
+                trains = trains._replace(x=trains.x * bar.signs[:, None])
             bar.write(pulse_by_pulse(bar.moved, trains, bar.points, self.device))
-            self.weight[some] = bar.weight
-            if self.hidden is not None and bar.hidden is not None:
-                self.hidden[some] = bar.hidden
+            self.put(some, bar)

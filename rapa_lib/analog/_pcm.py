@@ -60,8 +60,8 @@ class PCMLikeNoiseModel(Checked):
     def written(self, target: Tensor, normal: Callable[[], Tensor]) -> Tensor:
         """Conductances (µS) after programming noise; ``normal`` draws numbers of their shape."""
         share = target / self.g_max
-        sigma = sum(c * share**i for i, c in enumerate(self.prog_coeff))
-        sigma = sigma * (self.g_max / _FITTED_AT)
+        terms = [c * share**i for i, c in enumerate(self.prog_coeff)]
+        sigma = torch.stack(terms).sum(0) * (self.g_max / _FITTED_AT)
         return (target + self.prog_noise_scale * sigma * normal()).clamp_min(0)
 
     def exponents(self, target: Tensor, normal: Callable[[], Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rapa_lib.analog._config import UpdateParameters
+from rapa_lib.analog._io_config import UpdateParameters
 from rapa_lib.analog._periphery import check_finite
 
 # Bits of a chunk, as numbers. Small enough to stay near the cache.

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
-from rapa_lib._seeds import seeded_generator
+from rapa_lib._seeds import mix_seeds, seeded_generator
 from rapa_lib.analog import _compiled, _products
+from rapa_lib.analog._compound_config import MixedPrecisionCompound, TransferCompound
+from rapa_lib.analog._compounds import MixedPrecision, Transfer, make_compound
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._crossbar import Crossbar, Signals
-from rapa_lib.analog._device_config import IdealDevice, PulsedDevice
+from rapa_lib.analog._device_config import IdealDevice
 from rapa_lib.analog._devices import CrossPoints, clip, draw_devices
 from rapa_lib.analog._drift import Drift
 from rapa_lib.analog._pcm import ConductancePairs, PCMLikeNoiseModel
@@ -19,6 +21,7 @@ from rapa_lib.analog._periphery import check_finite
 from rapa_lib.analog._tile_checks import at_patches, check_groups, check_tiles, images_of
 from rapa_lib.layers.products.geometry import Geometry
 
+_FAST_DEVICES = 1  # mixed into a tile array's seed
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 
 
@@ -81,6 +84,9 @@ class AnalogTileArray(nn.Module):
         self.register_buffer("hidden", None)
         self._drift: Drift | None = None
         self._pairs: ConductancePairs | None = None
+        self._compound: Transfer | MixedPrecision | None = None
+        self.slow: Tensor | None
+        self.register_buffer("slow", None)
         if isinstance(self.config.device, IdealDevice):
             return
         if self.config.omega:
@@ -90,13 +96,20 @@ class AnalogTileArray(nn.Module):
         if isinstance(self.config.device, PCMLikeNoiseModel):
             self._pairs, self._seed = ConductancePairs(self.config.device, self.weight), seed
             return
-        points = draw_devices(self.config.device, matrices.shape, seed, matrices)
+        cross_point = self.config.cross_point
+        assert cross_point is not None
+        if isinstance(self.config.device, TransferCompound | MixedPrecisionCompound):
+            ours = mix_seeds(seed, _FAST_DEVICES)
+            self._compound = make_compound(self.config.device, matrices, ours)
+            if getattr(self.config.device, "gamma", 0):
+                self.slow = torch.zeros_like(matrices).transpose(1, 2)
+        points = draw_devices(cross_point, matrices.shape, seed, matrices)
         for name, values in points.present().items():
             self.register_buffer(name, values.transpose(1, 2))
-        if self.config.device.write_noise:
+        if cross_point.write_noise:
             self.hidden = torch.zeros_like(matrices).transpose(1, 2)
         if points.nu is not None:
-            self._drift = Drift(self.weight, self.config.device.drift_t_0)
+            self._drift = Drift(self.weight, cross_point.drift_t_0)
 
     @property
     def is_ideal(self) -> bool:
@@ -106,7 +119,7 @@ class AnalogTileArray(nn.Module):
     @property
     def is_pulsed(self) -> bool:
         """Whether pulses move weights."""
-        return isinstance(self.config.device, PulsedDevice)
+        return self.config.cross_point is not None
 
     @property
     def matrices(self) -> Tensor:
@@ -212,9 +225,14 @@ class AnalogTileArray(nn.Module):
         before = self.weight.detach().clone()
         clip(self.weight.data, self.points())
         outside = int((before != self.weight).sum())
+        if self.slow is not None:
+            self.slow.copy_(self.weight)
         if self.hidden is not None:
             self.hidden.copy_(self.weight)
             self._crossbar().write()
+        if self._compound is not None:
+            self._compound.reset()
+            self._show()
         return outside
 
     @torch.no_grad()
@@ -226,13 +244,16 @@ class AnalogTileArray(nn.Module):
         if not self.is_pulsed:
             return
         points = self.points()
-        moved = self.weight.data if self.hidden is None else self.hidden
+        moved = self._crossbar().moved.transpose(1, 2)
         if points.decay is not None:
             moved.mul_(points.decay)
         if points.nu is not None and self._drift is not None:
             self._drift.apply_to(moved, points)
         if points.decay is not None or points.nu is not None:
             self._crossbar().write()
+        if self._compound is not None:
+            self._compound.let_time_pass()
+            self._show()
 
     def points(self) -> CrossPoints:
         """The devices' parameters, each (T, M, K).
@@ -328,22 +349,32 @@ class AnalogTileArray(nn.Module):
         lr = check_real("lr", lr, low=0)
         if lr == 0 or assignment.numel() == 0:
             return
-        if self.is_ideal:
-            raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
         if not self.is_pulsed:
-            raise ValueError("device: got PCMLikeNoiseModel, which is for inference alone")
+            why = "whose weights an ordinary optimizer sets" if self.is_ideal else "for inference"
+            raise ValueError(f"device: got {type(self.config.device).__name__}, {why}")
         check_tiles(self, geometry, assignment, x=x, grad=d)
         if self.scale is not None:  # a step of the weight is 1/scale of it in what devices hold
             d = d / at_patches(self.scale, assignment, d)
         signals = Signals(x, d, assignment, geometry, lr)
-        self._crossbar().send(signals, self.config.update)
+        if self._compound is None:
+            self._crossbar().send(signals, self.config.update)
+        else:
+            self._compound.update(self._crossbar(), signals, self.config.update)
+        self._show()
 
     def _crossbar(self) -> Crossbar:
         """The tiles as what pulses move, laid out as products take weights: no copies."""
-        assert isinstance(self.config.device, PulsedDevice)
+        device = self.config.cross_point
+        assert device is not None
         hidden = None if self.hidden is None else self.hidden.transpose(1, 2)
         points = self.points().map(lambda p: p.transpose(1, 2))
-        return Crossbar(self.matrices.data, points, self.config.device, hidden)
+        weight = self.matrices.data if self.slow is None else self.slow.transpose(1, 2)
+        return Crossbar(weight, points, device, hidden)
+
+    def _show(self) -> None:
+        """Let products read what fast and slow devices hold together."""
+        if self.slow is not None and self._compound is not None:
+            self.matrices.data.copy_(self._compound.visible(self.slow.transpose(1, 2)))
 
     def remember(self, *pair: Tensor | Geometry) -> None:
         """Keep what :meth:`update_patches` needs until :meth:`update_pending`."""

@@ -8,6 +8,8 @@ import torch
 
 from rapa_lib.analog import (
     DEVICES,
+    PRESET_DEVICES,
+    PRESETS,
     AnalogTileArray,
     ConstantStepDevice,
     ExpStepDevice,
@@ -201,3 +203,16 @@ def test_the_symmetry_point_is_subtracted():
 def test_bad_devices_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", PRESET_DEVICES)
+def test_published_devices_can_be_moved(name):
+    torch.manual_seed(0)
+    config = PRESETS[name.removesuffix("Device")]()
+    assert config.device == PRESET_DEVICES[name]
+    tiles = AnalogTileArray(2, 7, 5, config, seed=0)
+    before = tiles.read()
+    tiles.update(torch.ones(8, 7), -torch.ones(8, 5), 0.05, torch.arange(8) % 2)
+    moved = tiles.read() - before
+    assert moved.isfinite().all()
+    assert (tiles.hidden if tiles.hidden is not None else tiles.weight).mean() > 0

@@ -113,7 +113,7 @@ def test_memory_is_not_trained_and_what_is_not_allowed_is_named():
     tiles = next(layer for layer in network.modules() if isinstance(layer, AnalogTileArray))
     AnalogSGD(tiles, lr=0.1).step()
     assert same_bits(before, network.state_dict())
-    with pytest.raises(ValueError, match="got PCMLikeNoiseModel, which is for inference alone"):
+    with pytest.raises(ValueError, match="got PCMLikeNoiseModel, for inference"):
         tiles.update(torch.ones(1, tiles.in_features), torch.ones(1, tiles.out_features), 0.1)
     with pytest.raises(ValueError, match="t_inference: got -1"):
         drift(network, -1.0)

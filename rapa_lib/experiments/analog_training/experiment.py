@@ -14,7 +14,7 @@ from torch import nn
 from rapa_lib._checks import check_choice, check_real, choice, integer, real, several
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.analog import PRESETS, AnalogLinear, TileConfig, convert_to_analog
-from rapa_lib.analog._config import PULSE_METHODS
+from rapa_lib.analog._io_config import PULSE_METHODS
 from rapa_lib.data import Dataset
 from rapa_lib.experiments._progress import Progress
 from rapa_lib.experiments.analog_training.imperfections import (
