@@ -13,7 +13,7 @@ from rapa_lib.analog import (
     resolution,
 )
 
-METHODS = ("digital", "hardware_aware", "analog")
+METHODS = ("digital", "hardware_aware", "analog", "tiki_taka")
 BASELINE = "baseline"
 
 # An ADC has two bits more than its DAC, as in the baseline (7 and 9).
