@@ -41,8 +41,8 @@ class PCMLikeNoiseModel(Checked):
         t_0: time between writing and the first read, from which drift counts, s.
         prog_noise_scale, read_noise_scale, drift_scale: factors on programming noise, read noise
             and the exponents of drift.
-        drift_compensation: multiply each array's outputs by a digital factor, the mean magnitude
-            that it read for unit vectors when it was written over what it reads now.
+        drift_compensation: multiply each array's outputs by a digital factor: the summed current of
+            its devices, all inputs at one, when it was written, over that of now.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -130,11 +130,11 @@ class ConductancePairs(nn.Module):
         return torch.stack([weight, -weight]).clamp_min(0) * self.model.g_max
 
     def remember(self, readout: Tensor) -> None:
-        """Keep what arrays read of unit vectors, (T,), when they were written."""
+        """Keep the currents of arrays, (T,), when they were written."""
         self.baseline.copy_(readout[:, None].clamp_min(_LEAST_READOUT))
 
     def compensate(self, readout: Tensor) -> None:
-        """Scale outputs to what arrays read when they were written."""
+        """Scale outputs by the loss of current since arrays were written."""
         self.compensation.copy_(self.baseline / readout[:, None].clamp_min(_LEAST_READOUT))
 
 

@@ -149,20 +149,16 @@ class AnalogTileArray(nn.Module):
         if self._pairs.model.drift_compensation:
             self._pairs.compensate(self._readout())
 
-    def _generator(self) -> torch.Generator | None:
-        """For what is drawn when weights are written."""
-        return seeded_generator(self._seed, self.weight.device)
-
     def _readout(self) -> Tensor:
-        """The mean magnitude that each array reads of its unit vectors, (T,)."""
-        held = self.matrices.detach()
+        """The mean current of each array's outputs, (T,), all inputs at one: the two devices of a
+        weight are on lines of their own, so that a line's sum is large beside the noise of a read.
+        """
+        held = self.matrices.detach().abs()
         path = _compiled if _compiled.serves(held) else _products
-        n, eye = self.in_features, torch.eye(self.in_features, dtype=held.dtype, device=held.device)
-        tile = torch.arange(self.n_tiles, device=held.device).repeat_interleave(n)[:, None]
-        y = path.forward(
-            images_of(eye.repeat(self.n_tiles, 1)), held, None, tile, _PIXEL, self.config.forward
-        )
-        return y.abs().view(self.n_tiles, -1).mean(1)
+        ones = held.new_ones(self.n_tiles, self.in_features)
+        tile = torch.arange(self.n_tiles, device=held.device)[:, None]
+        y = path.forward(images_of(ones), held, None, tile, _PIXEL, self.config.forward)
+        return y.flatten(1).mean(1)
 
     def _scale_of(self, weight: Tensor) -> Tensor:
         """The digital factors (T, M), or (T, 1), under which devices hold these weights."""
@@ -204,7 +200,9 @@ class AnalogTileArray(nn.Module):
             weight = weight / self.scale[:, :, None]
         self.weight.copy_(weight)
         if self._pairs is not None:
-            self.weight.copy_(self._pairs.write(weight, self._generator()))
+            self.weight.copy_(
+                self._pairs.write(weight, seeded_generator(self._seed, self.weight.device))
+            )
             self._pairs.remember(self._readout())
             return
         if n_clipped := self.clip():

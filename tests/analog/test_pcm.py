@@ -79,6 +79,21 @@ def test_read_noise_grows_with_the_logarithm_of_time():
     assert (read / 25).std() == pytest.approx(wanted, rel=0.01)
 
 
+def test_the_noise_of_reading_hardly_moves_the_compensation():
+    torch.manual_seed(0)
+    weight = 0.05 * torch.randn(3, 20, 60)
+    weight[:, 0, 0] = 1.0  # the others are small beside it, and beside the noise of one read
+    factors = []
+    for forward in (IOParameters.perfect(), IOParameters()):
+        config = TileConfig(forward=forward, device=PCMLikeNoiseModel(read_noise_scale=0))
+        tiles = AnalogTileArray(3, 60, 20, config, seed=0)
+        tiles.program(weight)
+        tiles.drift(3.15e7)
+        factors.append(tiles._pairs.compensation)
+    assert (factors[0] > 1.5).all()
+    torch.testing.assert_close(factors[1], factors[0], rtol=0.05, atol=0)
+
+
 def network_on_memory(seed=3, **mapping):
     torch.manual_seed(0)
     config = replace(
