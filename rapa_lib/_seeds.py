@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     SHOWN_IMAGES = 1_000_035
     ANALOG_EVALUATION = 1_000_041
     ANALOG_DEVICES = 1_000_042
+    ANALOG_DRIFT = 1_000_043
 
 
 def mix_seeds(*seeds: int) -> int:

@@ -38,7 +38,7 @@ class AnalogSGD(torch.optim.SGD):
         self._tiles = {
             layer.weight: layer
             for layer in model.modules()
-            if isinstance(layer, AnalogTileArray) and not layer.is_ideal
+            if isinstance(layer, AnalogTileArray) and layer.is_pulsed
         }
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # of two overloads

@@ -94,8 +94,12 @@ _ENTRIES = (
         "analog_training",
         "Analog tiles",
         needs="data",
-        tables=("analog_training", "analog_training_inference"),
-        figures=("analog_training", "analog_training_imperfections"),
+        tables=("analog_training", "analog_training_inference", "analog_training_drift"),
+        figures=(
+            "analog_training",
+            "analog_training_imperfections",
+            "analog_training_drift",
+        ),
     ),
     Entry(
         "acceleration",
