@@ -18,7 +18,7 @@ from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.products import operators as ops
 from rapa_lib.layers.products.geometry import Geometry, kernels_of, matrices_of
-from rapa_lib.networks.convert import _replace
+from rapa_lib.networks.convert import _replace, check_plain
 
 
 class _OnTiles(nn.Module):
@@ -78,6 +78,7 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
     ) -> None:
         if self.groups != 1:
             raise ValueError(f"groups: got {self.groups}, allowed on analog tiles: 1")
+        check_bool("bias", bias)
         per_patch = math.prod(self.kernel_size) * self.in_channels
         (n_tiles,), (config, seed) = lead, self._make
         self.tiles = AnalogTileArray(
@@ -200,7 +201,7 @@ class AnalogLinear(_OnTiles):
             1, in_features, out_features, config, seed=seed, device=device, dtype=dtype
         )
         self.in_features, self.out_features = in_features, out_features
-        if bias:
+        if check_bool("bias", bias):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
@@ -339,7 +340,8 @@ def convert_to_analog(
 
     Raises:
         ValueError: if the model has no such layer, or a perforated, noisy or grouped
-            convolution.
+            convolution, or one that is parametrized or pruned, or has hooks or a forward of its
+            own.
         TypeError: if an argument is of the wrong type.
     """
     if not isinstance(model, nn.Module):
@@ -364,6 +366,7 @@ def convert_to_analog(
         if grouped or not isinstance(layer, tuple(kinds)):  # a control's convolution
             what = "groups" if grouped else type(layer).__name__
             raise ValueError(f"model: layer {name!r} ({what}) cannot be put on analog tiles")
+        check_plain(name, model.get_submodule(name))
     number = {name: i for i, (name, _) in enumerate(found)}
 
     def convert(name: str, layer: nn.Module) -> nn.Module | None:

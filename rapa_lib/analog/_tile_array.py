@@ -20,6 +20,7 @@ from rapa_lib.analog._devices import (
 )
 from rapa_lib.analog._periphery import check_finite
 from rapa_lib.analog._pulses import METHODS, Counts, Trains
+from rapa_lib.layers._patch_conv import check_kernels
 from rapa_lib.layers.products.door import check_fits, check_plain, check_product
 from rapa_lib.layers.products.gathered import Blocks
 from rapa_lib.layers.products.geometry import Geometry, kernels_of, pixels_of
@@ -27,8 +28,7 @@ from rapa_lib.layers.products.geometry import Geometry, kernels_of, pixels_of
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 # Tiles whose devices are moved at once: a dozen tensors of their size exist meanwhile.
 _MOVE_BYTES = 2 * 2**20
-# Trains of errors that the compiled update holds at once.
-_TRAINS_BYTES = 64 * 2**20
+_TRAINS_BYTES = 64 * 2**20  # trains of errors that the compiled update holds at once
 
 
 class AnalogTileArray(nn.Module):
@@ -78,6 +78,7 @@ class AnalogTileArray(nn.Module):
         self.config = TileConfig() if config is None else config
         if not isinstance(self.config, TileConfig):
             raise TypeError(f"config: got {config!r}, expected a TileConfig")
+        check_kernels(n_tiles, in_features, out_features, device, dtype)
         # In memory a row of neighbouring outputs for each input: as the products read it.
         matrices = torch.zeros(n_tiles, in_features, out_features, device=device, dtype=dtype)
         if matrices.dtype not in (torch.float32, torch.float64):
