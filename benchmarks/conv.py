@@ -57,7 +57,7 @@ def report(
         options.output.mkdir(parents=True, exist_ok=True)
         write_json(options.output / f"{name}.json", result)
         with whole_file(options.output / f"{name}.md") as part:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
 
 
 def cpu_rows(repeats: int) -> list[dict]:
@@ -253,7 +253,9 @@ def extra_memory(layer: tuple[int, int, int], n_tiles: int, batch: int, hold: in
     gradients; measured in a new process (Linux), within a few MB. ``hold`` MB more are held to
     prove that they are seen."""
     code = PEAK.format(numbers=(*layer, n_tiles, batch), hold=hold)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     return float(done.stdout)
 
 
@@ -269,7 +271,9 @@ def row(
 
 def machine(device: torch.device) -> dict:
     names = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+        line
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if "model name" in line
     ]
     return provenance(device) | {
         "cpu": names[0].split(":")[1].strip() if names else platform.processor(),

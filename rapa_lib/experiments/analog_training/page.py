@@ -11,6 +11,7 @@ from rapa_lib.experiments.analog_training.tables import (
     in_order,
     inference_table,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import Collected
 
 
@@ -26,7 +27,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         },
         answer=analog_answer(table),
         body=[
-            analog_summary(table).to_markdown(index=False, disable_numparse=True),
+            markdown_table(analog_summary(table), disable_numparse=True),
             "",
             "Means over seeds, ± half a 95 % interval by Student's t where there is more than one; "
             "above baseline: paired by seed.",
