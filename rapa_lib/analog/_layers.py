@@ -73,6 +73,7 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        check_bool("bias", bias)
         per_patch = math.prod(self.kernel_size) * (self.in_channels // self.groups)
         (n_tiles,), (config, seed) = lead, self._make
         self.tiles = _tiles_for(
@@ -224,7 +225,7 @@ class AnalogLinear(_OnTiles):
             1, in_features, out_features, config, seed=seed, device=device, dtype=dtype
         )
         self.in_features, self.out_features = in_features, out_features
-        if bias:
+        if check_bool("bias", bias):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)

@@ -189,7 +189,8 @@ def test_ruff_is_content():
         assert done.returncode == 0, done.stdout
 
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language, pages=PAGES):
@@ -224,6 +225,7 @@ SMALL = {
     "make install": {},
     "make lint": {},
     "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make test-shell": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make test-fuzz": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
@@ -243,6 +245,7 @@ UNRUN = {
     "make study STUDY=paper DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar100 NAME=paper_cifar100",
     "make study STUDY=paper DATA=../shared/data/cifar10 PROFILE=slurm",
+    "make study STUDY=standard DATA=../shared/data/cifar10 MIX=1",
 }
 
 
@@ -302,7 +305,8 @@ def test_the_long_commands_of_the_pages_are_plans_that_make_knows(command):
     assert done.returncode == 0, done.stderr
     study = re.search(r"STUDY=(\w+)", command)[1]
     script = "tune_study" if command.startswith("make tune") else "run_study"
-    assert f"workflow/scripts/{script}.py config/{study}.yaml" in done.stdout
+    assert (ROOT / f"config/{study}.yaml").exists()
+    assert f'workflow/scripts/{script}.py "config/$STUDY.yaml"' in done.stdout
 
 
 def test_the_readmes_verdicts_are_those_of_the_standard_study():
