@@ -93,7 +93,7 @@ def row(
 
 
 def machine(device: torch.device) -> dict:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     return provenance(device) | {

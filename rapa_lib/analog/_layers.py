@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rapa_lib._checks import check_bool
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._tile_array import _PIXEL, AnalogTileArray
 from rapa_lib.analog._tile_grid import AnalogTileGrid
