@@ -80,6 +80,10 @@ def check_memory(name: str, needed: int, what: str) -> None:
         )
 
 
+LARGE = 2**28
+"""Bytes; for what takes fewer, asking the system costs more than it saves."""
+
+
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping; None where the system does not say.
 

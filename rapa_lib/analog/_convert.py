@@ -14,7 +14,7 @@ from rapa_lib.analog._pcm import PCMLikeNoiseModel
 from rapa_lib.analog._tile_array import AnalogTileArray
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.layers.conv import RapaConv2d
-from rapa_lib.networks.convert import _replace
+from rapa_lib.networks.convert import _replace, check_plain
 
 
 def drift(model: nn.Module, t_inference: float, *, seed: int | None = None) -> nn.Module:
@@ -87,6 +87,7 @@ def convert_to_analog(
         if not isinstance(layer, tuple(kinds)):  # a control's convolution
             what = type(layer).__name__
             raise ValueError(f"model: layer {name!r} ({what}) cannot be put on analog tiles")
+        check_plain(name, model.get_submodule(name))
     number = {name: i for i, (name, _) in enumerate(found)}
 
     def convert(name: str, layer: nn.Module) -> nn.Module | None:

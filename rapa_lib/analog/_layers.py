@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rapa_lib._checks import check_bool
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._tile_array import _PIXEL, AnalogTileArray
 from rapa_lib.analog._tile_grid import AnalogTileGrid
@@ -79,7 +80,7 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
             n_tiles, per_patch, self.out_channels, config, self.groups,
             seed=seed, device=device, dtype=dtype,
         )  # fmt: skip
-        if bias:
+        if check_bool("bias", bias):
             shape = (*lead, self.out_channels)
             self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         else:
@@ -224,7 +225,7 @@ class AnalogLinear(_OnTiles):
             1, in_features, out_features, config, seed=seed, device=device, dtype=dtype
         )
         self.in_features, self.out_features = in_features, out_features
-        if bias:
+        if check_bool("bias", bias):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)

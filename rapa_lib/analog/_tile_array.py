@@ -19,6 +19,7 @@ from rapa_lib.analog._drift import Drift
 from rapa_lib.analog._pcm import ConductancePairs, PCMLikeNoiseModel
 from rapa_lib.analog._periphery import check_finite
 from rapa_lib.analog._tile_checks import at_patches, check_groups, check_tiles, images_of
+from rapa_lib.layers._patch_conv import check_kernels
 from rapa_lib.layers.products.geometry import Geometry
 
 _FAST_DEVICES = 1  # mixed into a tile array's seed
@@ -72,6 +73,7 @@ class AnalogTileArray(nn.Module):
         self.config = TileConfig() if config is None else config
         if not isinstance(self.config, TileConfig):
             raise TypeError(f"config: got {config!r}, expected a TileConfig")
+        check_kernels(n_tiles, in_features, out_features, device, dtype)
         # In memory a row of neighbouring outputs for each input: as the products read it.
         matrices = torch.zeros(n_tiles, in_features, out_features, device=device, dtype=dtype)
         if matrices.dtype not in (torch.float32, torch.float64):

@@ -55,6 +55,8 @@ class Dataset:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise ValueError(f"name: got {self.name!r}, allowed: one line of text")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes: got {self.classes!r}, allowed: two or more different names")
         for split in SPLITS:
@@ -207,7 +209,7 @@ def load_dataset(
             raise ValueError(f"image_size: got {image_size!r}, allowed: pixels, or (height, width)")
         size = (sides[0], sides[1])
 
-    folder = Path(name_or_path).expanduser()
+    folder = _expanded("name_or_path", name_or_path)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         dataset = DATASETS[name_or_path](root, download)
         if size is not None and size != dataset.image_size:
@@ -219,6 +221,14 @@ def load_dataset(
         allowed = f"{', '.join(DATASETS)}, or the path of a folder"
         raise kind(f"name_or_path: got {str(name_or_path)!r}, allowed: {allowed}")
     return dataset if label is None else replace(dataset, name=label)
+
+
+def _expanded(name: str, path: str | Path) -> Path:
+    """A path with the home that ``~`` or ``~user`` stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name}: got {str(path)!r}, expected the home of a user here") from None
 
 
 def _load_mnist5k(root: str | Path | None, download: bool) -> Dataset:
@@ -257,7 +267,7 @@ def _load_torchvision(key: str, root: str | Path | None, download: bool) -> Data
     if not root or not isinstance(root, str | Path):
         wanted = f"the folder of {name}, as root=... or in the environment variable RAPA_DATA"
         raise ValueError(f"root: got {root!r}, expected {wanted}")
-    root = Path(root).expanduser()
+    root = _expanded("root", root)
     if key == "fashionmnist" and (old := root / "FashionMNIST" / "processed").exists():
         raise ValueError(f"{old}: torchvision would unpickle what is there; delete it")
     cls = getattr(datasets, name.replace("-", ""))  # e.g. FashionMNIST

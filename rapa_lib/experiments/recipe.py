@@ -58,7 +58,7 @@ class Recipe(Checked):
     network: NetworkShape = field(default_factory=NetworkShape)
     training: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
-    threads: int = integer(0, low=0)
+    threads: int = integer(0, low=0, high=1024)
 
     def _check(self) -> None:
         choose_device(self.device)

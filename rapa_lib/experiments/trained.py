@@ -13,6 +13,7 @@ from rapa_lib.experiments.recipe import Recipe, choose_device, recipe_of
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.networks import RapaConvNet
 from rapa_lib.training import InputScaling, Training, load_checkpoint, save_checkpoint, train
+from rapa_lib.training.checkpoints import first_not_finite_in
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class SavedNetwork:
         names = [name for name in cls.__dataclass_fields__ if name != "path"]
         if saved is None or not set(names) <= set(saved):
             raise ValueError(f"path: {path} is no undamaged network checkpoint")
+        if bad := first_not_finite_in(saved["state"]):
+            raise ValueError(f"path: {path}: values of {bad} are not finite")
         return cls(Path(path), **{name: saved[name] for name in names})
 
     def build(self, device: str = "cpu") -> tuple[RapaConvNet, InputScaling, Recipe]:

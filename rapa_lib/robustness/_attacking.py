@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from rapa_lib._checks import check_int
 from rapa_lib._seeds import Purpose, seeded
-from rapa_lib.robustness._suite import Attack
+from rapa_lib.robustness._suite import HIGHEST, Attack, budget
 from rapa_lib.robustness._views import ImageModel, check_images, mean_correct
 from rapa_lib.training import InputScaling
+from rapa_lib.training.images import check_labels, count_classes
 
 # Forward passes of one batch, draws counted: it bounds memory, whatever the number of draws.
 _ROWS = 1024
@@ -118,9 +120,11 @@ def run_attack(
         RuntimeError: if a perturbation exceeds its budget.
     """
     check_images(images)
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"labels: got shape {tuple(labels.shape)} for {len(images)} images")
+    check_int("judge_draws", judge_draws, low=1)
+    if epsilon is not None:
+        budget("epsilon", epsilon, HIGHEST[attack.norm])
     judge = target.judge()
+    check_labels(labels, len(images), count_classes(judge, images))
     with seeded(seed, Purpose.ATTACK):
         tries = _tries(attack, epsilon, target, images, labels, progress)
     with seeded(seed, Purpose.ATTACK_SELECTION):

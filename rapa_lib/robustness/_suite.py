@@ -1,6 +1,7 @@
 """The attacks of each level of honesty, all of them foolbox's."""
 
 import inspect
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
@@ -26,18 +27,27 @@ LEVELS = ("published", "adaptive", "gradient_free")
 SOURCES = ("fresh", "mean", "vote", "merged", "copies")
 NORMS = {"linf": "L∞", "l2": "L2"}
 
+# The range of an image bounds every pixel's change.
+HIGHEST = {"linf": 1.0, "l2": math.inf}
+
 # Where an ε cannot matter any more: no image keeps its content.
 UNBOUNDED = {"linf": 0.5, "l2": 20.0}
 
 
-def budget(name: str, value: Any) -> float:
-    """Return a budget ε as a float above 0; a quotient in a string, ``"8/255"``, is one."""
+def budget(name: str, value: Any, high: float = math.inf) -> float:
+    """Return a budget ε as a float above 0; a quotient in a string, ``"8/255"``, is one.
+
+    Args:
+        name: of the argument.
+        value: to check.
+        high: the most that is allowed: in L∞ 1, the range of an image.
+    """
     if isinstance(value, str):
         quotient = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", value.replace(" ", ""))
         if quotient is None or float(quotient[2]) == 0:
             raise ValueError(f"{name}: got {value!r}, allowed: numbers, quotients such as '8/255'")
         value = float(quotient[1]) / float(quotient[2])
-    return check_real(name, value, low=0, open_low=True)
+    return check_real(name, value, low=0, high=high, open_low=True)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,8 @@ class Attack(Checked):
     images: int | None = integer(None, low=1, optional=True)
 
     def _check(self) -> None:
+        for epsilon in self.epsilons:
+            budget("epsilons", epsilon, HIGHEST[self.norm])
         made = self.make()
         if not isinstance(made, foolbox.attacks.base.AttackWithDistance):
             raise ValueError(f"attack: foolbox's {self.kind} minimises no distance")
@@ -99,8 +111,10 @@ class Attack(Checked):
 
 
 def _budgets(name: str, values: Any) -> tuple[float, ...]:
-    """Return budgets ascending, without repetition."""
-    found = {budget(name, value) for value in check_sequence(name, values, "budgets")}
+    """Return budgets ascending, without repetition; the name is that of their norm."""
+    found = {
+        budget(name, value, HIGHEST[name]) for value in check_sequence(name, values, "budgets")
+    }
     if not found:
         raise ValueError(f"{name}: got no budget, expected at least one")
     return tuple(sorted(found))
@@ -135,7 +149,7 @@ class SuiteSettings(Checked):
     steps: int = integer(20, low=1)
     draws: int = integer(8, low=1)
     restarts: int = integer(2, low=1)
-    focus: float = checked(2 / 255, budget)
+    focus: float = checked(2 / 255, partial(budget, high=HIGHEST["linf"]))
     draws_curve: Sequence[int] = checked((), _numbers_of_draws)
     query_steps: int = integer(10, low=1)
     query_images: int | None = integer(None, low=1, optional=True)

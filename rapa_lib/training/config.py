@@ -39,7 +39,7 @@ class TrainConfig(Checked):
     tile_lr_power: float = real(1.0, low=0)
     mirror: bool = flag(False)
     max_shift: int = integer(0, low=0)
-    seed: int = integer(0, low=0)
+    seed: int = integer(0, low=0, high=2**63 - 1)
     eval_every: int = integer(1, low=1)
     precision: str = choice("float32", PRECISIONS)
 

@@ -128,7 +128,13 @@ def reestimate_normalisation(
         scaling: the scaling of the model's input.
         batch_size: images per pass; statistics are means over passes.
         precision: of the passes, see :class:`TrainConfig`; statistics are float32.
+
+    Raises:
+        ValueError, TypeError: for no images, or images that the scaling does not take.
     """
+    check_int("batch_size", batch_size, low=1)
+    if len(images) == 0:
+        raise ValueError("images: got none, expected at least one")
     layers = _batch_normalisations(model)
     if not layers:
         return
