@@ -41,7 +41,7 @@ def report(
         options.output.mkdir(parents=True, exist_ok=True)
         write_json(options.output / f"{name}.json", result)
         with whole_file(options.output / f"{name}.md") as part:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
 
 
 def ratios(
@@ -93,7 +93,7 @@ def row(
 
 
 def machine(device: torch.device) -> dict:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     return provenance(device) | {

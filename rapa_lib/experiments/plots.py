@@ -100,7 +100,8 @@ def t_interval(values: pd.Series) -> tuple[float, float]:
 
 
 def joined(values: pd.Series) -> str:
-    return ", ".join(map(str, pd.unique(values)))
+    """Different values in words; a dollar sign among them begins no formula."""
+    return ", ".join(map(str, pd.unique(values))).replace("$", r"\$")
 
 
 def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:

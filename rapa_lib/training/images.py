@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real, check_sequence
 from rapa_lib._modes import evaluation_mode
-from rapa_lib.training.precision import logits_of
 from rapa_lib._seeds import seeded
+from rapa_lib.training.precision import logits_of
 
 
 class _Scaling(NamedTuple):

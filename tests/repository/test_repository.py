@@ -224,6 +224,7 @@ SMALL = {
     "make install": {},
     "make lint": {},
     "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make test-shell": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make test-fuzz": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
@@ -302,7 +303,8 @@ def test_the_long_commands_of_the_pages_are_plans_that_make_knows(command):
     assert done.returncode == 0, done.stderr
     study = re.search(r"STUDY=(\w+)", command)[1]
     script = "tune_study" if command.startswith("make tune") else "run_study"
-    assert f"workflow/scripts/{script}.py config/{study}.yaml" in done.stdout
+    assert (ROOT / f"config/{study}.yaml").exists()
+    assert f'workflow/scripts/{script}.py "config/$STUDY.yaml"' in done.stdout
 
 
 def test_the_readmes_verdicts_are_those_of_the_standard_study():

@@ -16,6 +16,7 @@ import yaml
 from rapa_lib._files import whole_file
 from rapa_lib.experiments.provenance import file_hash
 from rapa_lib.experiments.tuning import Tuning
+from rapa_lib.experiments.yaml_files import read_yaml
 
 FOLDER = Path("config/chosen")  # below the repository's root
 
@@ -51,8 +52,8 @@ class Chosen:
             ValueError: if it is damaged; it is named.
         """
         try:
-            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, TypeError) as error:
+            return cls(**read_yaml(path, "chosen"))
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"chosen: cannot read {path}: {error}") from error
 
     def write(self, path: Path) -> None:

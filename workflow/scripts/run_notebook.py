@@ -9,12 +9,14 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import papermill
 import psutil
@@ -23,7 +25,8 @@ from nursery import PID, kernel_spec
 from study import ROOT
 from traitlets.config import Config
 
-from rapa_lib._files import whole_file
+from rapa_lib._files import whole_file, write_sums
+from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.provenance import (
     CHOSEN_VARIABLE,
     RULES_VARIABLE,
@@ -32,6 +35,8 @@ from rapa_lib.experiments.provenance import (
 )
 
 POLL_SECONDS = 0.5
+RESERVE_BYTES = 4096
+FULL_BYTES = 2**20  # a disk with less room is full
 
 # Of rapa_lib only what needs no PyTorch: this process waits beside every kernel, and PyTorch would
 # cost it 0.6 GB.
@@ -62,6 +67,10 @@ def main() -> None:
         os.environ[CHOSEN_VARIABLE] = file_hash(options.chosen)
     os.environ["OMP_NUM_THREADS"] = str(options.parameters.get("threads") or os.cpu_count())
     running = folder / "running.ipynb"
+    # Room for an error, should the disk be full when there is one to write.
+    reserve = folder / ".part-error"
+    with suppress(OSError):
+        reserve.write_bytes(b" " * RESERVE_BYTES)
     memory_gb = None if options.memory_gb is None else options.memory_gb * options.attempt
     over = []
     try:
@@ -87,12 +96,41 @@ def main() -> None:
     except Exception as error:
         if running.exists():
             running.replace(folder / "failed.ipynb")
-        reason = over[0] if over else describe(error)
-        with whole_file(folder / "error.json") as part:
-            content = {"error": reason, "attempts": options.attempt}
-            part.write_text(json.dumps(content), encoding="utf-8")
+        reason = over[0] if over else describe(error, folder)
+        write_error(folder / "error.json", {"error": reason, "attempts": options.attempt}, reserve)
         raise SystemExit(f"{options.notebook} failed: {reason}") from error
+    reserve.unlink(missing_ok=True)
+    write_checksums(options.executed, running)
     running.replace(options.executed)
+
+
+def write_checksums(executed: Path, running: Path) -> None:
+    """Write the checksums of a run's files, before its notebook gets its name."""
+    if (entry := CATALOGUE.get(executed.parent.parent.name)) is None:
+        return  # the report's notebook
+    folder = executed.parent
+    left = {name: folder / name for name in ("record.json", *entry.leaves)}
+    there = {name: path for name, path in left.items() if path.is_file()}
+    write_sums(folder, there | {executed.name: running})
+
+
+def write_error(path: Path, content: dict[str, Any], reserve: Path) -> None:
+    """Write why a run failed, whole, into the room that was kept for it if there is no other."""
+    text = json.dumps(content)
+    try:
+        with whole_file(path) as part:
+            part.write_text(text, encoding="utf-8")
+        reserve.unlink(missing_ok=True)
+    except OSError:
+        with suppress(OSError):
+            room = len(json.dumps({"error": "", "attempts": content["attempts"]}))
+            if len(text) > RESERVE_BYTES:
+                error = content["error"][: (RESERVE_BYTES - room) // 12]  # 12: of an escaped pair
+                text = json.dumps(content | {"error": error})
+            with reserve.open("r+b") as file:  # JSON may end in blanks
+                file.write(text.encode())
+                os.fsync(file.fileno())
+            reserve.replace(path)
 
 
 @contextmanager
@@ -155,13 +193,21 @@ def own_gb(processes: list[psutil.Process]) -> float:
     return used / 1e9
 
 
-def describe(error: Exception) -> str:
-    """One line: the error that the notebook raised, or what kept it from running."""
+def describe(error: Exception, folder: Path) -> str:
+    """One line: the error that the notebook raised, or what kept it from running.
+
+    On a full disk, which can end a kernel or a library in any words, that comes first.
+    """
     if isinstance(error, papermill.PapermillExecutionError):
-        return f"{error.ename}: {error.evalue}"
-    if isinstance(error, DeadKernelError):
-        return "the kernel died, perhaps out of memory"
-    return f"{type(error).__name__}: {error}"
+        said = f"{error.ename}: {error.evalue}"
+    elif isinstance(error, DeadKernelError):
+        said = "the kernel died, perhaps out of memory"
+    else:
+        said = f"{type(error).__name__}: {error}"
+    said = " ".join(said.split())
+    if "No space left on device" in said or shutil.disk_usage(folder).free < FULL_BYTES:
+        return f"no space is left on the disk of {folder}: {said}"
+    return said
 
 
 if __name__ == "__main__":

@@ -13,20 +13,26 @@ from typing import Any
 
 import jsonschema
 import papermill
-import yaml
 from chosen import Chosen, check_tuning, chosen_path
 
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.tuning import Tuning
+from rapa_lib.experiments.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/study.schema.yaml"
+LONGEST = 400
+"""Characters of what is said of a wrong value."""
+
+MOST_RUNS = 5_000
+"""Of a study; each is planned, checked and listed before the first begins."""
+
 SET_BY_STUDY = ("threads", "output", "network", "copies")
 
 
 def schema() -> dict[str, Any]:
     """The schema of a study's YAML: that of the file, with a key for every experiment that runs."""
-    content = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    content = read_yaml(SCHEMA, "schema")
     for entry in CATALOGUE.values():
         if entry.needs != "records":
             kind = "following" if entry.needs == "network" else "experiment"
@@ -121,12 +127,7 @@ class Study:
         Raises:
             ValueError: for an unknown key, parameter or value, with what is allowed.
         """
-        errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
-        if errors:
-            error = jsonschema.exceptions.best_match(errors)
-            allowed = error.schema.get("properties")
-            hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
-            raise ValueError(f"study: {error.json_path}: {error.message}{hint}")
+        _check_schema(config)
         threads, tuning, chosen = config["threads"], *_tuned(config)
         values = Chosen.read(ROOT / chosen).arms if chosen else {}
         runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data, values)}
@@ -140,6 +141,7 @@ class Study:
                     continue
                 networks = _chosen(experiment, block["networks"], runs["accuracy"])
                 copied = "copies" in _parameters(experiment)
+                _check_number(experiment, len(networks) * len(settings))
                 runs[experiment] = [
                     Run(
                         f"{network.name}-{own.name}",
@@ -168,6 +170,18 @@ class Study:
         )  # fmt: skip
 
 
+def _check_schema(config: Any) -> None:
+    errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
+    if errors:
+        error = jsonschema.exceptions.best_match(errors)
+        message = " ".join(error.message.split())
+        if len(message) > LONGEST:  # a value of any length
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+        allowed = error.schema.get("properties")
+        hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
+        raise ValueError(f"study: {error.json_path}: {message}{hint}")
+
+
 def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
     """Read and check a study's YAML file; see :meth:`Study.of` and :func:`read_config`."""
     return Study.of(read_config(path, name), data)
@@ -179,14 +193,19 @@ def read_config(path: str | Path, name: str | None = None) -> Any:
     Args:
         name: of the study and its folder, instead of the file's: the same study on other data.
     """
+    config = read_config(path)
+    if name is not None and isinstance(config, dict):
+        config["study"] = name
+    return Study.of(config, data)
+
+
+def read_config(path: str | Path) -> Any:
+    """The content of a study's YAML file, not checked yet."""
     path = Path(path)
     if not path.is_file():
         known = {p.stem for p in (ROOT / "config").glob("*.yaml")}
         raise ValueError(f"study: there is no {path}; studies here: {', '.join(sorted(known))}")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise ValueError(f"study: {path} is no YAML: {error}") from error
+    config = read_yaml(path)
     if name is not None and isinstance(config, dict):
         config["study"] = name
     return config
@@ -243,7 +262,9 @@ def _grid(
     if data is not None and "dataset" in inspected:
         override["dataset"] = data
     runs: dict[str, Run] = {}
-    for place, block in enumerate(config.get("grid", [{}])):
+    blocks = config.get("grid", [{}])
+    _check_number(experiment, sum(math.prod(map(len, block.values())) for block in blocks))
+    for place, block in enumerate(blocks):
         for values in itertools.product(*block.values()):
             own = dict(zip(block, values, strict=True))
             parameters = config["common"] | own
@@ -263,6 +284,14 @@ def _grid(
                 name = f"{tiling}-{seed}-{name}"
             runs.setdefault(name, Run(name, parameters, block=place))
     return list(runs.values())
+
+
+def _check_number(experiment: str, n_runs: int) -> None:
+    """Raise for more runs of an experiment than are planned."""
+    if n_runs > MOST_RUNS:
+        raise ValueError(
+            f"study: {experiment}: its grid has {n_runs:,} runs, allowed: at most {MOST_RUNS:,}"
+        )
 
 
 def _chosen(experiment: str, wanted: dict[str, list], runs: list[Run]) -> list[Run]:

@@ -24,6 +24,7 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     strongest_by_seed,
     with_labels,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import Collected
 
 
@@ -68,7 +69,7 @@ def _differences(rows: pd.DataFrame, focus: float) -> list[str]:
         "same images and seeds, by the attack of each level that leaves least; points, with 95 % "
         "intervals over images and seeds:",
         "",
-        table.to_markdown(index=False, disable_numparse=True),
+        markdown_table(table, disable_numparse=True),
         "",
     ]
 
@@ -80,7 +81,9 @@ def _summary(rows: pd.DataFrame, attacked: dict[str, Any]) -> list[str]:
         f"{attacked['images']} test images, by the attack that leaves least (in brackets). Below: "
         "the median perturbation that misleads most draws, by seed.",
         "",
-        robustness_summary(rows).set_index("network").T.to_markdown(disable_numparse=True),
+        markdown_table(
+            robustness_summary(rows).set_index("network").T, index=True, disable_numparse=True
+        ),
         "",
     ]
 
@@ -93,5 +96,5 @@ def _alarms(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def _noise(records: Sequence[dict[str, Any]]) -> list[str]:
     noise = noise_table(records)
-    lines = noise.round(2).to_markdown(index=False) if len(noise) else "No network draws."
+    lines = markdown_table(noise.round(2)) if len(noise) else "No network draws."
     return [lines, ""]

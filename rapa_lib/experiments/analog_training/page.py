@@ -17,6 +17,7 @@ from rapa_lib.experiments.analog_training.tables import (
     in_order,
     inference_table,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import ANSWER_LINES, Collected
 
 
@@ -37,7 +38,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         },
         answer=_with(analog_answer(table), drift_answer(later)),
         body=[
-            analog_summary(table).to_markdown(index=False, disable_numparse=True),
+            markdown_table(analog_summary(table), disable_numparse=True),
             "",
             "Means over seeds, ± half a 95 % interval by Student's t where there is more than one; "
             "above baseline: paired by seed.",

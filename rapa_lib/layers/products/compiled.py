@@ -264,7 +264,7 @@ def _build(command: list[str], source: Path, path: Path) -> None:
     """Compile the products into a library that ends in the checksum of what precedes it."""
     subprocess.run(
         [command[0], *_FLAGS, *command[1:], "-o", str(path), str(source)],
-        capture_output=True, check=True, text=True, timeout=300,
+        capture_output=True, check=True, encoding="utf-8", errors="replace", timeout=300,
     )  # fmt: skip
     with path.open("r+b") as file:  # what follows the last section, loaders pass over
         digest = hashlib.sha256(file.read()).digest()
@@ -313,7 +313,7 @@ def _cache_folder() -> Path:
 def _cpu() -> bytes:
     """What ``-march=native`` depends on: a home folder may serve several kinds of machine."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}".encode()
     wanted = ("flags", "Features", "model name", "CPU part")
