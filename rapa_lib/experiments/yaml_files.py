@@ -1,6 +1,5 @@
 """The one reader of a study's YAML files: what is read twice, or without end, is refused."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +53,28 @@ class _Loader(yaml.SafeLoader):
                 if n < 10**12
                 else f"its aliases stand for more than 10¹² values, allowed: {MOST_NODES:,}"
             )
+        if node is not None:
+            self._check_keys(node, set())
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):  # the others are refused below
-                if key in seen:
+    def _check_keys(self, node: yaml.Node, seen: set[int]) -> None:
+        """Raise for a key that is twice in one mapping; merged ones (``<<``) may be overridden."""
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            return
+        seen.add(id(node))
+        keys: set[Any] = set()
+        for child in node.value:
+            key_node, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+            self._check_keys(value, seen)
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _MERGE:
+                key = self.construct_object(key_node)
+                if key in keys:
                     line = key_node.start_mark.line + 1
                     raise ValueError(f"the key {key!r} is there twice, again in line {line}")
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+                keys.add(key)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:

@@ -76,9 +76,8 @@ write_json(folder / "record.json", {{"name": "16×16"}})
 """
     (tmp_path / "code.py").write_text(code, encoding="utf-8")
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, tmp_path / "code.py"], env=locale | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path,
-        capture_output=True,
-    )  # fmt: skip
+    locale["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, tmp_path / "code.py"]
+    done = subprocess.run(command, env=locale, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert (tmp_path / "acceleration.md").read_text(encoding="utf-8").startswith("# Grüße, ε ≤ 8")

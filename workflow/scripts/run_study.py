@@ -382,7 +382,8 @@ def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool)
             print(f"  notebook {notebook}" if notebook.exists() else f"  log      {log}")
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run :func:`main`; what ends it from outside is told in a line."""
     # A terminal that knows fewer letters shows others by their numbers.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -401,3 +402,7 @@ if __name__ == "__main__":
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         sys.exit(f"\nstudy stopped: {error}; make room, the same command goes on with it")
+
+
+if __name__ == "__main__":
+    start()
