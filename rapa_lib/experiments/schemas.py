@@ -190,18 +190,21 @@ def _check_values(value: Value, place: str) -> None:
         for key, one in value.items():
             _check_values(one, f"{place}.{key}")
     elif isinstance(value, list):
-        kinds: dict[str, str] = {}
+        _check_columns([one for one in value if isinstance(one, dict)], place)
         for i, one in enumerate(value):
-            if isinstance(one, dict):
-                for key, entry in one.items():
-                    kind = _kind(entry)
-                    if kind != kinds.setdefault(key, kind) and kind != "null":
-                        if kinds[key] != "null":
-                            got = f"{_short(entry)} ({kind}), where others are {kinds[key]}"
-                            raise ValueError(f"{place}[{i}].{key}: got {got}")
-                        kinds[key] = kind
             if isinstance(one, float | list | dict):
                 _check_values(one, f"{place}[{i}]")
+
+
+def _check_columns(rows: list[dict], place: str) -> None:
+    """Raise for a column whose values are of several kinds, null apart."""
+    kinds: dict[str, str] = {}
+    for i, row in enumerate(rows):
+        for column, entry in row.items():
+            kind = _kind(entry)
+            if kind != "null" and kind != kinds.setdefault(column, kind):
+                got = f"{_short(entry)} ({kind}), where others are {kinds[column]}"
+                raise ValueError(f"{place}[{i}].{column}: got {got}")
 
 
 def _kind(value: Value) -> str:

@@ -26,7 +26,12 @@ def folders(tmp_path):
 
 def kept(folders, **changes):
     runs = tuple(map(KeptRun.of, folders))
-    content = {"study": "mine", "description": "one", "claims": "c.yaml", "runs": runs} | changes
+    content = {
+        "study": "mine",
+        "description": "one",
+        "claims": "config/claims/c.yaml",
+        "runs": runs,
+    } | changes
     return Archive(**content)
 
 
@@ -57,7 +62,7 @@ def test_a_restored_run_is_the_run_without_network_and_notebook(folders, tmp_pat
     assert again == first
     assert again.seconds == 12.5
     left = {path.name for path in (tmp_path / "elsewhere/accuracy/a-0-1").iterdir()}
-    assert left == {"record.json", "curve.json", "similarity.json", "restored"}
+    assert left == {"record.json", "curve.json", "similarity.json", "restored", "SHA256SUMS"}
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\xfd7zXZ\x00half"])

@@ -189,7 +189,8 @@ def test_ruff_is_content():
         assert done.returncode == 0, done.stdout
 
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language, pages=PAGES):
@@ -244,6 +245,7 @@ UNRUN = {
     "make study STUDY=paper DATA=../shared/data/cifar10",
     "make study STUDY=paper DATA=../shared/data/cifar100 NAME=paper_cifar100",
     "make study STUDY=paper DATA=../shared/data/cifar10 PROFILE=slurm",
+    "make study STUDY=standard DATA=../shared/data/cifar10 MIX=1",
 }
 
 

@@ -424,7 +424,7 @@ ENDS = {
         "study stopped: [Errno 28] No space left on device: '/x/y'; make room, the same command "
         "goes on with it",
     ),
-    "a used-up quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "study stopped: [Errno 122] Disk"),
+    "a used-up quota": (OSError(errno.EDQUOT, "quota exceeded"), "study stopped: [Errno 122]"),
     "a signal": (supervise.StoppedError("SIGTERM"), "study stopped by SIGTERM, and all that"),
     "a hand": (KeyboardInterrupt(), "study interrupted; the same command goes on with it"),
 }  # fmt: skip
