@@ -1,4 +1,4 @@
-"""Whole studies that are stopped, edited or filled up on the way: minutes, so ``make test-shell``."""
+"""Whole studies stopped, edited or filled up on the way: minutes, so ``make test-shell``."""
 
 import json
 import os
