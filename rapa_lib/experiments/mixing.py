@@ -7,7 +7,7 @@ from typing import Any
 ALLOWED_BY = "MIX=1 (--mix)"
 """What a user says to have them side by side all the same."""
 
-_CHOICE = ("dataset", "data_root", "image_size", "n_train", "n_test")
+_CHOICE = ("dataset", "data_root", "image_size", "n_train", "n_test", "validation")
 
 
 def mixed_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -58,7 +58,10 @@ def _choice(row: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(parameters, str):
             parameters = json.loads(parameters)
         if isinstance(parameters, Mapping) and "dataset" in parameters:
-            return {key: parameters.get(key) for key in _CHOICE}
+            choice = {key: parameters.get(key) for key in _CHOICE}
+            if parameters.get("subset") == "seed" or choice["validation"] is not None:
+                choice |= {"subset": parameters.get("subset"), "seed": parameters.get("seed")}
+            return choice
     return {"dataset": row.get("dataset")}
 
 

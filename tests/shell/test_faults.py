@@ -16,6 +16,7 @@ import causes
 import pytest
 import run_notebook
 import run_study
+import states
 import supervise
 from study import Run
 from whole import is_whole, remove_changed, remove_damaged, seal
@@ -25,6 +26,7 @@ from rapa_lib.experiments.archive import ARCHIVE, Archive
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.mixing import mixed_lines, mixed_notice
 from rapa_lib.experiments.protocol import experiment, write_collected
+from rapa_lib.experiments.recipe import recipe_of
 from rapa_lib.experiments.records import flat_table, read_runs
 
 # --- Whole but wrong records ------------------------------------------------------------------
@@ -291,9 +293,10 @@ def test_states_that_are_mixed_are_said_at_the_top_of_every_page(archive, tmp_pa
     assert text[:3] == ["# d", "", *mixed_notice([line])[:1]]
 
 
-def test_two_data_sets_are_not_two_states_of_one(archive):
+@pytest.mark.parametrize("other", [{"dataset": "svhn"}, {"subset": "seed", "seed": 7}])
+def test_two_data_sets_are_not_two_states_of_one(archive, other):
     records = archive.records("accuracy")
-    records[0]["config"] = records[0]["config"] | {"dataset": "svhn"}
+    records[0]["config"] = records[0]["config"] | other
     records[0]["data_fingerprint"] = 64 * "b"
     assert mixed_lines(records) == []
 
@@ -301,15 +304,14 @@ def test_two_data_sets_are_not_two_states_of_one(archive):
 @pytest.fixture
 def planned(runs, archive, monkeypatch):
     """The kept study's runs as a study plans them, all of one state of code and data."""
-    monkeypatch.setattr(run_study, "code_hash", lambda: 64 * "c")
+    monkeypatch.setattr(states, "code_hash", lambda: 64 * "c")
     for folder in runs:
         put("record.json", ["code_sha256"], 64 * "c")(folder)
-    choice = SimpleNamespace(dataset="mnist5k", data_root=None, image_size=None)
     record = archive.records("accuracy")[0]
-    choice.n_train, choice.n_test = record["config"]["n_train"], record["config"]["n_test"]
+    recipe = recipe_of(record["config"])
     images = SimpleNamespace(fingerprint=record["data_fingerprint"])
     data = {
-        (folder.parent.name, folder.name): (choice, images)
+        (folder.parent.name, folder.name): (recipe, images)
         for folder in runs
         if folder.parent.name not in ("acceleration", "analog_training")
     }
@@ -319,7 +321,7 @@ def planned(runs, archive, monkeypatch):
 
 
 def check(planned):
-    run_study.check_unmixed(planned.study, planned.folder, planned.data)
+    states.check_unmixed(planned.study, planned.folder, planned.data)
 
 
 def test_a_study_of_one_state_goes_on(planned):
@@ -329,7 +331,7 @@ def test_a_study_of_one_state_goes_on(planned):
 
 
 def test_a_run_added_after_the_code_changed_is_refused(planned, monkeypatch):
-    monkeypatch.setattr(run_study, "code_hash", lambda: 64 * "d")
+    monkeypatch.setattr(states, "code_hash", lambda: 64 * "d")
     check(planned)  # nothing is to be made
     (planned.runs[0] / "record.json").unlink()
     with pytest.raises(
@@ -431,24 +433,22 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("error", "words"), ENDS.values(), ids=ENDS)
-def test_what_ends_a_study_from_outside_is_told_in_a_line(monkeypatch, error, words):
+def test_what_ends_a_study_from_outside_is_told_in_a_line(error, words):
     def main():
         raise error
 
-    monkeypatch.setattr(run_study, "main", main)
     with pytest.raises(SystemExit) as caught:
-        run_study.start()
+        run_study.start(main, "study")
     assert caught.value.code.startswith(f"\n{words}")
     assert len(caught.value.code.splitlines()) == 2
 
 
-def test_another_error_of_a_study_is_none_of_these(monkeypatch):
+def test_another_error_of_a_study_is_none_of_these():
     def main():
         raise PermissionError(errno.EACCES, "Permission denied", "/x/y")
 
-    monkeypatch.setattr(run_study, "main", main)
     with pytest.raises(PermissionError):
-        run_study.start()
+        run_study.start(main, "study")
 
 
 # --- Reports and processes --------------------------------------------------------------------
@@ -476,8 +476,8 @@ def test_a_report_that_could_not_be_exported_shows_the_end_of_its_log(tmp_path):
 def test_runs_that_go_on_without_snakemake_are_not_called_failed(runs):
     study, folder = study_of(runs), runs[0].parents[2]
     assert causes.killed(study, folder, 9) == (
-        "study stopped: Snakemake was ended by SIGKILL; the same command waits for them and goes "
-        "on with the study"
+        "study stopped: Snakemake was ended by SIGKILL, and what it had started with it; the same "
+        "command goes on with it"
     )
     with (runs[0] / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -503,7 +503,7 @@ def test_a_snakemake_that_was_killed_ends_the_study_with_that_alone(runs, monkey
     )
     study = study_of(runs)
     study.name = "study"
-    with pytest.raises(SystemExit, match="Snakemake was ended by SIGKILL"):
+    with pytest.raises(run_study.SnakemakeKilledError, match="9"):
         run_study.run_snakemake(options, study, tmp_path, 0)
 
 

@@ -91,7 +91,7 @@ def everyone(process):
 def test_a_signal_to_the_front_process_stops_everything_that_it_started(waiting, number):
     process = started(waiting)
     children = everyone(process)
-    assert sum("run_notebook" in " ".join(child.cmdline()) for child in children) >= 2
+    assert len(children) >= 3
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -101,14 +101,19 @@ def test_a_signal_to_the_front_process_stops_everything_that_it_started(waiting,
     assert not alive
 
 
-def test_snakemake_killed_alone_leaves_runs_that_are_named_and_waited_for(waiting):
+def test_snakemake_killed_alone_is_told_and_no_run_is_called_failed(waiting):
     place, runs, start = waiting
     process = started(waiting)
-    (snakemake,) = [c for c in everyone(process) if c.ppid() == process.pid]
+    (snakemake,) = [
+        c for c in everyone(process)
+        if c.ppid() == process.pid and "snakemake" in c.cmdline()
+    ]  # fmt: skip
     snakemake.kill()
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "study stopped: Snakemake was ended by SIGKILL; 2 of its runs go on" in errors
+    # With a nursery of kernels they end with the study; without one they go on.
+    assert "study stopped: Snakemake was ended by SIGKILL" in errors
+    assert "2 of its runs go on without it" in errors or "what it had started with it" in errors
     assert "FAILED" not in said + errors
     (runs[0].parent / "go").touch()
     done = execute(place, *start)

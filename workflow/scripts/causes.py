@@ -105,4 +105,5 @@ def killed(study: Study, folder: Path, number: int) -> str:
     said = f"study stopped: Snakemake was ended by {name}{full_disk(folder)}"
     if at_work := going_on(study, folder):
         said += f"; {len(at_work)} of its runs go on without it ({', '.join(at_work)})"
-    return f"{said}; the same command waits for them and goes on with the study"
+        return f"{said}; the same command waits for them and goes on with it"
+    return f"{said}, and what it had started with it; the same command goes on with it"

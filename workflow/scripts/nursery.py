@@ -135,7 +135,9 @@ def stand_in(kind: str, arguments: list[str]) -> None:
     answers = connection.makefile()
     pid = int(answers.readline() or 0)
     if kind == "kernel":
-        Path(arguments[arguments.index("-f") + 1]).with_name(PID).write_text(str(pid))
+        Path(arguments[arguments.index("-f") + 1]).with_name(PID).write_text(
+            str(pid), encoding="utf-8"
+        )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(pid, number))
     code = answers.readline()

@@ -176,7 +176,7 @@ def limited(minutes: float | None, memory_gb: float | None, pid_file: Path) -> I
 def named(pid_file: Path) -> list[psutil.Process]:
     """The process that a file names, if there are both."""
     try:
-        return [psutil.Process(int(pid_file.read_text()))]
+        return [psutil.Process(int(pid_file.read_text(encoding="utf-8")))]
     except (OSError, ValueError, psutil.NoSuchProcess):
         return []
 

@@ -9,20 +9,21 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from causes import failures, full_disk, why_no_report
+from causes import failures, full_disk, killed, why_no_report
 from chosen import Chosen, arms_of, chosen_hash, chosen_path, stage, tuning_hash
 from nursery import nursery
 from progress import shown
+from states import Place, check_unmixed
 from study import ROOT, SET_BY_STUDY, Run, Study, read_config
 from supervise import StoppedError, stoppable, supervised
-from whole import is_whole, remove_changed, remove_damaged, seal
+from whole import remove_changed, remove_damaged, seal
 
 from rapa_lib._checks import check_int
 from rapa_lib._files import writable_folder
@@ -30,7 +31,6 @@ from rapa_lib.data import DataChoice, Dataset
 from rapa_lib.experiments.accuracy import Accuracy
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.claims import read_claims
-from rapa_lib.experiments.mixing import ALLOWED_BY, mixed_lines
 from rapa_lib.experiments.protocol import Experiment, experiment
 from rapa_lib.experiments.provenance import code_hash, rules_hash
 from rapa_lib.experiments.recipe import Recipe, choose_device
@@ -68,11 +68,14 @@ def main() -> None:
             print(f"CHANGED {path}: not as it was made; removed and made again", flush=True)
         (folder / "runs/report/error.json").unlink(missing_ok=True)  # of an earlier start
         at_once = max(1, options.cores // study.threads) if options.cores else None
-        with shown(study, folder, at_once), kernels(options, study):
-            collected = run_snakemake(options, study, folder, lock)
-            failed = failures(study, folder)
-            if failed and any((folder / "runs/accuracy").glob("*/record.json")):
-                collected = run_snakemake(options, study, folder, lock, partial=True)
+        try:
+            with shown(study, folder, at_once), kernels(options, study):
+                collected = run_snakemake(options, study, folder, lock)
+                failed = failures(study, folder)
+                if failed and any((folder / "runs/accuracy").glob("*/record.json")):
+                    collected = run_snakemake(options, study, folder, lock, partial=True)
+        except SnakemakeKilledError as error:  # whatever ends with the kernels has ended by now
+            raise SystemExit(f"\n{killed(study, folder, error.args[0])}") from None
         seal(folder)
     report(study, folder, failed, collected)
     sys.exit(0 if collected and not failed else 1)
@@ -132,10 +135,6 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snakemake"
     except RuntimeError as error:
         raise ValueError(f"XDG_CACHE_HOME: not set, and there is no home: {error}") from error
-
-
-Place = tuple[str, str]
-"""An experiment and the name of one of its runs."""
 
 
 def check_runs(study: Study, load: "Loader | None" = None) -> dict[Place, tuple[Recipe, Dataset]]:
@@ -267,34 +266,6 @@ def check_fixed(study: Study, folder: Path) -> None:
                 )
 
 
-def check_unmixed(study: Study, folder: Path, data: dict[Place, tuple[Recipe, Dataset]]) -> None:
-    """Raise if numbers of several states of the code, or of the data, would share the tables.
-
-    Args:
-        study: its runs; those without a record are to be made by the code and data of now.
-        folder: the study's.
-        data: of each run.
-    """
-    rows: list[dict[str, Any]] = []
-    for kind, runs in study.runs.items():
-        for run in runs:
-            path = folder / "runs" / kind / run.name / "record.json"
-            if path.exists() and is_whole(path):
-                rows.append(json.loads(path.read_text(encoding="utf-8")))
-                continue
-            row: dict[str, Any] = {"code_sha256": code_hash()}
-            if (kind, run.name) in data:
-                recipe, images = data[kind, run.name]
-                row |= {"config": recipe.flat(), "data_fingerprint": images.fingerprint}
-            rows.append(row)
-    if lines := mixed_lines(rows):
-        raise ValueError(
-            f"mixed: its tables would hold {' and '.join(lines)}; give the study another NAME= "
-            f"(--name), remove {folder / 'runs'}, or allow it by {ALLOWED_BY}: every page then "
-            "says so"
-        )
-
-
 class SnakemakeKilledError(Exception):
     """A signal, whose number is the argument, ended Snakemake alone."""
 
@@ -382,27 +353,32 @@ def report(study: Study, folder: Path, failed: dict[Path, str], collected: bool)
             print(f"  notebook {notebook}" if notebook.exists() else f"  log      {log}")
 
 
-def start() -> None:
-    """Run :func:`main`; what ends it from outside is told in a line."""
+def start(run: Callable[[], None], what: str) -> None:
+    """Run a study, or its tuning; what ends it from outside is told in a line.
+
+    Args:
+        run: to call.
+        what: it is, in a word.
+    """
     # A terminal that knows fewer letters shows others by their numbers.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         with stoppable():
-            main()
+            run()
     except KeyboardInterrupt:
-        sys.exit("\nstudy interrupted; the same command goes on with it")
+        sys.exit(f"\n{what} interrupted; the same command goes on with it")
     except StoppedError as error:
         sys.exit(
-            f"\nstudy stopped by {error}, and all that it had started; the same command goes on "
+            f"\n{what} stopped by {error}, and all that it had started; the same command goes on "
             "with it"
         )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit(f"\nstudy stopped: {error}; make room, the same command goes on with it")
+        sys.exit(f"\n{what} stopped: {error}; make room, the same command goes on with it")
 
 
 if __name__ == "__main__":
-    start()
+    start(main, "study")

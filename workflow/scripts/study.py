@@ -193,14 +193,6 @@ def read_config(path: str | Path, name: str | None = None) -> Any:
     Args:
         name: of the study and its folder, instead of the file's: the same study on other data.
     """
-    config = read_config(path)
-    if name is not None and isinstance(config, dict):
-        config["study"] = name
-    return Study.of(config, data)
-
-
-def read_config(path: str | Path) -> Any:
-    """The content of a study's YAML file, not checked yet."""
     path = Path(path)
     if not path.is_file():
         known = {p.stem for p in (ROOT / "config").glob("*.yaml")}

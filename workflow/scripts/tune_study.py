@@ -15,15 +15,17 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from causes import failures, killed
 from chosen import Chosen, arms_of, chosen_path, stage, tuning_hash
 from progress import shown
 from run_study import (
+    SnakemakeKilledError,
     check_place,
     check_runs,
-    failures,
     kernels,
     run_snakemake,
     sole_user,
+    start,
     study_arguments,
 )
 from study import ROOT, Run, Study, read_config
@@ -142,13 +144,16 @@ class Tuner:
         )
         cores = self.options.cores
         at_once = max(1, cores // study.threads) if cores else None
-        with shown(study, folder, at_once), kernels(options, study):
-            done = run_snakemake(options, study, folder, self.lock, target="trials")
-            failed = failures(study, folder)
-            if failed and len(failed) < study.n_runs:
-                done = run_snakemake(
-                    options, study, folder, self.lock, partial=True, target="trials"
-                )
+        try:
+            with shown(study, folder, at_once), kernels(options, study):
+                done = run_snakemake(options, study, folder, self.lock, target="trials")
+                failed = failures(study, folder)
+                if failed and len(failed) < study.n_runs:
+                    done = run_snakemake(
+                        options, study, folder, self.lock, partial=True, target="trials"
+                    )
+        except SnakemakeKilledError as error:
+            raise SystemExit(f"\n{killed(study, folder, error.args[0])}") from None
         broken = {p: why for p, why in failed.items() if not why.startswith("DivergedError:")}
         for place, why in broken.items():
             print(f"\nFAILED {place.name}: {why}")
@@ -185,7 +190,4 @@ def _plain(error: float) -> float | str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("\ntuning interrupted; the same command goes on with it") from None
+    start(main, "tuning")
