@@ -267,7 +267,9 @@ def extra_memory(layer: tuple[int, int, int], n_tiles: int, batch: int, hold: in
     gradients; measured in a new process (Linux), within a few MB. ``hold`` MB more are held to
     prove that they are seen."""
     code = PEAK.format(numbers=(*layer, n_tiles, batch), hold=hold)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     return float(done.stdout)
 
 

@@ -41,7 +41,7 @@ def report(
         options.output.mkdir(parents=True, exist_ok=True)
         write_json(options.output / f"{name}.json", result)
         with whole_file(options.output / f"{name}.md") as part:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
 
 
 def ratios(

@@ -81,7 +81,7 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
             n_tiles, per_patch, self.out_channels, config, self.groups,
             seed=seed, device=device, dtype=dtype,
         )  # fmt: skip
-        if bias:
+        if check_bool("bias", bias):
             shape = (*lead, self.out_channels)
             self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         else:

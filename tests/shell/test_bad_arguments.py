@@ -309,9 +309,6 @@ REFUSED = {
     "a pooling": (lambda: net(3, 10, 32, pooling="sum"), "pooling: got 'sum', allowed: "),
     "merged what is none": (lambda: merge_tiles(3), "model: got int, expected torch.nn.Module"),
     # Analog tiles.
-    "an analog group": (
-        lambda: analog.AnalogRapaConv2d(4, 4, 3, groups=2), "groups: got 2"
-    ),
     "a config in words": (
         lambda: analog.convert_to_analog(nn.Linear(2, 2), "ideal"), "config: got 'ideal', expected"
     ),
