@@ -3,6 +3,7 @@
 from rapa_lib.layers._patch_conv import PatchConv2d, frozen_draws
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.noisy import NoisyConv2d
+from rapa_lib.layers.noisy_tiles import TileNoiseConv2d
 from rapa_lib.layers.perforated import PerforatedConv2d
 from rapa_lib.layers.tiling import TILINGS, draw_assignment, register_tiling
 
@@ -12,6 +13,7 @@ __all__ = [
     "PatchConv2d",
     "PerforatedConv2d",
     "RapaConv2d",
+    "TileNoiseConv2d",
     "draw_assignment",
     "frozen_draws",
     "register_tiling",

@@ -24,7 +24,8 @@ class RapaConvNet(nn.Module):
         tiling: a name in :data:`rapa_lib.TILINGS` or one of the controls: ``"perforated"`` (each
             layer computes 1/n_tiles of its positions) and ``"enlarged"`` (ordinary convolutions
             with more channels, so that the number of parameters is that of the tiled network),
-            ``"noisy"`` (ordinary convolutions with noise on their outputs). ``"none"`` and
+            ``"noisy"`` (ordinary convolutions with noise on their outputs), ``"tile_noise"`` (one
+            kernel with RAPA's noise: fixed deviations, one drawn for each patch). ``"none"`` and
             ``"noisy"`` take no notice of ``n_tiles``.
         n_tiles: tiles of each convolution.
         tile_init: how tiles start, see :class:`RapaConv2d`.
@@ -33,9 +34,10 @@ class RapaConvNet(nn.Module):
         pooling: ``"max"``, ``"avg"`` or ``"mixed"`` (see :class:`MixedPool2d`).
         activation: ``"relu"``, ``"tanh"`` or ``"gelu"``.
         normalisation: ``"batch"``, ``"group"`` (one group: over a whole layer) or ``"none"``.
-        noise: of each convolution under ``"noisy"``, see :class:`NoisyConv2d`; other tilings take
-            no notice. The default is about what random assignment makes of trained networks with
-            16, 4 and 1 tiles (measured in the robustness experiment).
+        noise: of each convolution under ``"noisy"`` and ``"tile_noise"``, see :class:`NoisyConv2d`
+            and :class:`rapa_lib.layers.TileNoiseConv2d`; other tilings take no notice. The default
+            is about what random assignment makes of trained networks with 16, 4 and 1 tiles
+            (measured in the robustness experiment).
 
     Shape:
         - Input: (N, in_channels, height, width)

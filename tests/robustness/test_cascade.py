@@ -151,7 +151,7 @@ def test_what_does_not_go_together_is_refused():
 
 
 def test_images_that_are_wrong_as_they_are_stay_as_they_are():
-    net, (x, labels) = trained("none"), images()
+    net, (x, _) = trained("none"), images()
     wrong = (ImageModel(net, SCALING)(x).argmax(1) + 1) % 3
     outcome = run_cascade(standard(), 0.05, Target(net, SCALING), x, wrong, progress=False)[-1]
     assert torch.equal(outcome.images, x)
