@@ -63,6 +63,27 @@ def drawing():
     return RapaConv2d(1, 1, 1, n_tiles=2)
 
 
+PLAIN = InputScaling((0.0, 0.0), (1.0, 1.0))
+"""Scaling of networks that take images as they are."""
+
+
+class Scaled(nn.Module):
+    """A network that scales its images itself, so that what stands before it sees pixels."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        mean, std = (torch.tensor(part).view(-1, 1, 1) for part in SCALING)
+        return self.net((x - mean) / std)
+
+
+def scaled_network(init_seed=0):
+    """An ordinary network that takes images as they are."""
+    return Scaled(trained("none", init_seed)).eval()
+
+
 class Wrapped(nn.Module):
     """A network behind something that hides its gradients."""
 

@@ -1,9 +1,9 @@
-"""Defences that only hide gradients fall under the standard suite; each alarm fires where it must."""
+"""Defences that only hide gradients fall under the standard suite; alarms fire where they must."""
 
 import pytest
 import torch
 from attacked import (
-    SCALING,
+    PLAIN,
     MeanMember,
     NoisyGradient,
     RandomMember,
@@ -13,13 +13,13 @@ from attacked import (
     cascade,
     images,
     more_images,
+    scaled_network,
     suite,
-    trained,
 )
 
 from rapa_lib.robustness import Target, masking_alarms, run_attack, run_cascade
 
-EPSILON = 0.1
+EPSILON = 0.15
 
 
 @pytest.fixture(autouse=True)
@@ -28,19 +28,19 @@ def _seed():
 
 
 class FineRounding(Rounding):
-    """Rounding that costs no accuracy: eight steps of brightness."""
+    """Rounding that costs no accuracy: sixteen steps of brightness."""
 
-    steps = 8
+    steps = 16
 
 
 def members():
-    return [trained("none", seed) for seed in range(8)]
+    return [scaled_network(seed) for seed in range(6)]
 
 
 DEFENCES = {
-    "rounding": (lambda: FineRounding(trained("none")), lambda: trained("none")),
-    "noise on the gradient": (lambda: NoisyGradient(trained("none")), lambda: trained("none")),
-    "random resizing": (lambda: RandomResizing(trained("none")), lambda: trained("none")),
+    "rounding": (lambda: FineRounding(scaled_network()), scaled_network),
+    "noise on the gradient": (lambda: NoisyGradient(scaled_network()), scaled_network),
+    "random resizing": (lambda: RandomResizing(scaled_network()), scaled_network),
     "a large random ensemble": (lambda: RandomMember(members()), lambda: MeanMember(members())),
 }
 
@@ -55,7 +55,7 @@ def left(net, draws, queries):
         )
     )  # fmt: skip
     outcomes = run_cascade(
-        attacks, EPSILON, Target(net.eval(), SCALING), x, labels, judge_draws=20, progress=False
+        attacks, EPSILON, Target(net.eval(), PLAIN), x, labels, judge_draws=20, progress=False
     )
     return float(outcomes[-1].correct.mean())
 
@@ -64,8 +64,8 @@ def left(net, draws, queries):
 def test_a_defence_that_hides_gradients_keeps_no_more_than_what_it_hides(name):
     defence, surrogate = (make() for make in DEFENCES[name])
     drawn = name != "rounding"
-    kept = left(defence, 6 if drawn else 1, 40 if drawn else 400)
-    assert kept <= left(surrogate, 1, 40) + 0.05
+    kept, hidden = left(defence, 6 if drawn else 1, 40 if drawn else 600), left(surrogate, 1, 40)
+    assert kept <= hidden + 0.05, (kept, hidden)
 
 
 # --- Alarms -----------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def row_of(attack, epsilon, outcome):
 def checks(net, wanted, **settings):
     """Which checks fail, of the attacks that a predicate picks, in the suites' order."""
     x, labels = images()
-    target = Target(net.eval(), SCALING)
+    target = Target(net.eval(), PLAIN)
     settings = {"linf": (0.1,), "l2": (1.0,), "steps": 10, "focus": 0.1} | settings
     rows, chain = [], []
     for level in ("published", "adaptive", "standard"):
@@ -166,17 +166,17 @@ def one_chain(attack):
     return attack.norm == "linf" and attack.purpose == "suite" and attack.level == "standard"
 
 
-@pytest.mark.parametrize("net", [lambda: trained("none")])
+@pytest.mark.parametrize("net", [scaled_network])
 def test_an_honest_network_raises_none_of_them(net):
     assert checks(net(), lambda a: descent(a) or one_chain(a), linf=(0.1,)) == set()
 
 
 def test_more_steps_do_not_help_where_only_the_first_gradient_is_true():
-    assert "more steps help" in checks(OnTheGrid(trained("none")), descent)
+    assert "more steps help" in checks(OnTheGrid(scaled_network()), descent)
 
 
 def test_a_larger_budget_does_not_help_where_it_is_noticed():
-    found = checks(Purifying(trained("none")), descent, linf=(0.1, 0.2))
+    found = checks(Purifying(scaled_network()), descent, linf=(0.1, 0.2))
     assert "a larger ε helps" in found
 
 
@@ -184,7 +184,7 @@ def test_restarts_do_not_help_where_questions_are_counted():
     def wanted(attack):
         return descent(attack) or attack.purpose == "restarts"
 
-    found = checks(Wary(trained("none")), wanted, steps=8, linf=(0.15,), focus=0.15)
+    found = checks(Wary(scaled_network()), wanted, steps=8, linf=(0.15,), focus=0.15)
     assert "random restarts help" in found
 
 
@@ -195,12 +195,12 @@ def test_more_draws_help_where_gradients_are_noise():
     class Drawing(Noisy):
         pass
 
-    found = checks(Drawing(trained("none")), wanted, draws=1, draws_curve=(400,), steps=4)
+    found = checks(Drawing(scaled_network()), wanted, draws=1, draws_curve=(400,), steps=4)
     assert "more draws a gradient no longer help" in found
 
 
 def test_square_beats_gradients_that_are_zero():
-    found = checks(FineRounding(trained("none")), one_chain, queries=400, apgd_draws=1)
+    found = checks(FineRounding(scaled_network()), one_chain, queries=400, apgd_draws=1)
     assert "Square breaks few images that APGD did not" in found
 
 
@@ -209,5 +209,5 @@ def test_another_attack_beats_the_suite_where_only_it_meets_a_true_gradient():
         return attack.name == "FGSM" or (one_chain(attack) and attack.name != "Square")
 
     assert "the standard suite beats every other attack" in checks(
-        OnTheGrid(trained("none")), wanted
+        OnTheGrid(scaled_network()), wanted
     )
