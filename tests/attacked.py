@@ -107,7 +107,7 @@ class Rounding(Wrapped):
 class NoisyGradient(Wrapped):
     """Answers as the network does, but noise of a multiple of its size is added to its gradient."""
 
-    size = 3.0
+    size = 1.5
     redraws = True
 
     def forward(self, x):

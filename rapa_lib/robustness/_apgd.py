@@ -103,8 +103,7 @@ class _Ascent:
             if isinstance(value, Tensor):
                 setattr(self, name, value[which])
         self.goal = self.goal.keep(which)
-        parts = (getattr(self.seen, name) for name in Seen.__dataclass_fields__)
-        self.seen = Seen(*(None if part is None else part[which] for part in parts))
+        self.seen = self.seen.keep(which)
 
 
 class _APGD(AveragedAttack):

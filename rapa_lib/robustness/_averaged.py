@@ -44,7 +44,9 @@ class Goal:
     def misled(self, logits: Tensor) -> Tensor:
         """Whether the goal is reached (N,)."""
         answers = logits.argmax(1)
-        return answers == self.aims if self.strict else answers != self.labels
+        if self.strict and self.aims is not None:
+            return answers == self.aims
+        return answers != self.labels
 
     def margin(self, logits: Tensor) -> Tensor:
         """How far the logits are from the goal (N,): below zero where it is reached."""
@@ -73,6 +75,12 @@ class Seen:
     misled: Tensor
     gradient: Tensor | None
     scores: Tensor
+
+    def keep(self, which: Tensor) -> "Seen":
+        """What was seen of some of the images: indices, or flags (N,)."""
+        slope = None if self.gradient is None else self.gradient[which]
+        rest = (self.loss[which], self.margin[which], self.misled[which])
+        return Seen(*rest, slope, self.scores[which])
 
 
 class Tracker:
@@ -205,8 +213,14 @@ class View:
         parts = [
             self._look(images[at], goal.keep(at), gradient) for at in places.split(ROWS) if len(at)
         ]
-        kinds = [[getattr(part, name) for part in parts] for name in Seen.__dataclass_fields__]
-        return Seen(*(None if one[0] is None else torch.cat(one) for one in kinds))
+        slopes = [part.gradient for part in parts if part.gradient is not None]
+        return Seen(
+            torch.cat([part.loss for part in parts]),
+            torch.cat([part.margin for part in parts]),
+            torch.cat([part.misled for part in parts]),
+            torch.cat(slopes) if slopes else None,
+            torch.cat([part.scores for part in parts]),
+        )
 
     def _look(self, images: Tensor, goal: Goal, gradient: bool) -> Seen:
         x = images.detach().requires_grad_(gradient)

@@ -226,7 +226,9 @@ class AdversarialRobustness(Experiment[Trained]):
         began = time.perf_counter()
         n_images = min(attacks[0].images or self.images, len(attacked.images))
         images, labels = attacked.images[:n_images], attacked.labels[:n_images]
-        how = {"judge_draws": self.judge_draws, "progress": progress, "seed": seed}
+        how: dict[str, Any] = {
+            "judge_draws": self.judge_draws, "progress": progress, "seed": seed,
+        }  # fmt: skip
         if epsilon is not None and is_cascade(attacks[0]):
             outcomes = run_cascade(
                 attacks, epsilon, attacked.target, images, labels, **how,
