@@ -83,9 +83,14 @@ _ENTRIES = (
         "adversarial_robustness",
         "Adversarial robustness",
         needs="network",
-        tables=("adversarial_robustness", "adversarial_robustness_strongest"),
+        tables=(
+            "adversarial_robustness",
+            "adversarial_robustness_strongest",
+            "adversarial_robustness_frontier",
+        ),
         figures=(
             "adversarial_robustness",
+            "adversarial_robustness_frontier",
             "adversarial_robustness_draws",
             "adversarial_robustness_examples",
         ),

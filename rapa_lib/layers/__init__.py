@@ -5,6 +5,7 @@ from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.dropout import DropoutConv2d
 from rapa_lib.layers.locally_connected import LocallyConnected2d
 from rapa_lib.layers.noisy import NoisyConv2d
+from rapa_lib.layers.noisy_tiles import TileNoiseConv2d
 from rapa_lib.layers.perforated import PerforatedConv2d
 from rapa_lib.layers.tiling import TILINGS, draw_assignment, register_tiling
 
@@ -16,6 +17,7 @@ __all__ = [
     "PatchConv2d",
     "PerforatedConv2d",
     "RapaConv2d",
+    "TileNoiseConv2d",
     "draw_assignment",
     "frozen_draws",
     "register_tiling",

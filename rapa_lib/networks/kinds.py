@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from rapa_lib._checks import check_choice
-from rapa_lib.layers import TILINGS, DropoutConv2d, NoisyConv2d, PerforatedConv2d, RapaConv2d
+from rapa_lib.layers import (
+    TILINGS,
+    DropoutConv2d,
+    NoisyConv2d,
+    PerforatedConv2d,
+    RapaConv2d,
+    TileNoiseConv2d,
+)
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,19 @@ def _dropout(site: Site) -> nn.Module:
     )
 
 
+def _tile_noise(site: Site) -> nn.Module:
+    return TileNoiseConv2d(
+        site.in_channels, site.out_channels, site.kernel_size, padding="same",
+        choices=site.n_tiles, noise=site.noise,
+    )  # fmt: skip
+
+
 CONTROLS = {
     "perforated": Kind("perforated", _perforated, frozenset({"n_tiles"}), one_tile=False),
     "enlarged": Kind("enlarged", _ordinary, frozenset({"n_tiles"}), enlarged=True),
     "noisy": Kind("noisy", _noisy, frozenset({"noise"})),
     "dropout": Kind("dropout", _dropout, frozenset({"dropout"})),
+    "tile_noise": Kind("tile_noise", _tile_noise, frozenset({"n_tiles", "noise"}), one_tile=False),
 }
 """Networks to compare tilings with; a network takes their names where it takes a tiling's."""
 

@@ -20,6 +20,7 @@ from rapa_lib import (
     frozen_draws,
     merge_tiles,
 )
+from rapa_lib.layers import TileNoiseConv2d
 from rapa_lib.networks.kinds import CONTROLS
 from rapa_lib.networks.pooling import POOLINGS
 from rapa_lib.networks.shape import ACTIVATIONS, NORMALISATIONS
@@ -72,6 +73,9 @@ def test_layers_are_of_the_kind_and_have_the_tiles_that_the_tiling_says(tiling):
         kind = {"noisy": NoisyConv2d, "dropout": DropoutConv2d}.get(tiling, nn.Conv2d)
         assert [type(c) for c in convolutions] == [kind] * 3
         assert network.n_tiles == (1, 1, 1)
+    elif tiling == "tile_noise":
+        assert [type(c) for c in convolutions] == [TileNoiseConv2d] * 3
+        assert [c.choices for c in convolutions] == [16, 4, 2] == list(network.n_tiles)
     else:
         kind = PerforatedConv2d if tiling == "perforated" else RapaConv2d
         assert [type(c) for c in convolutions] == [kind] * 3

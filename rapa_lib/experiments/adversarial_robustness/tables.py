@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rapa_lib.experiments.adversarial_robustness.worst_case import strongest_of
 from rapa_lib.experiments.plots import UNKNOWN, configuration_labels, label_order
 from rapa_lib.instruments.statistics import crossed_interval, share_interval
 from rapa_lib.robustness import LEVELS, NORMS
@@ -22,7 +23,7 @@ CONFIGURATION = [
 ]  # fmt: skip
 
 # In a record they are lists with one number per image; the table has their means.
-BY_IMAGE = ("correct", "clean", "norms")
+BY_IMAGE = ("correct", "clean", "norms", "held")
 
 # Entries of a record that are no columns of the table.
 _ELSEWHERE = ("rows", "alarms", "noise", "examples", "measurement")
@@ -58,15 +59,14 @@ def robustness_table(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: of :func:`rows_by_image`.
     """
-    return rows.drop(columns=[*BY_IMAGE, "config"])
+    return rows.drop(columns=[*BY_IMAGE, "config"], errors="ignore")
 
 
 def strongest(table: pd.DataFrame) -> pd.DataFrame:
     """What is left at each level, norm and budget by the attack that leaves least.
 
     A minimum-norm attack counts at every budget: its perturbation where that is small enough, the
-    clean image where it is not. An attack that was run on fewer images is compared by what it takes
-    from the clean accuracy of those.
+    clean image where it is not. Which attack counts, image by image: see :func:`strongest_of`.
 
     Args:
         table: of :func:`rows_by_image`.
@@ -81,14 +81,9 @@ def strongest(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (label, level, norm), part in rows.groupby(["label", "level", "norm"], sort=False):
         for epsilon in sorted(part["epsilon"].dropna().unique()):
-            left = []
-            for attack, its in part.groupby("attack", sort=False):
-                at_budget = its[its["epsilon"].isna() | (its["epsilon"] == epsilon)]
-                if len(at_budget):
-                    correct = np.array([_within(row, epsilon) for row in row_dicts(at_budget)])
-                    taken = correct.mean() - np.mean(list(at_budget["clean"]))
-                    left.append((taken, attack, correct, tuple(at_budget["seed"])))
-            _, attack, correct, seeds = min(left, key=lambda entry: entry[0])
+            attack, correct, seeds = strongest_of(
+                part[part["epsilon"].isna() | (part["epsilon"] == epsilon)], epsilon
+            )
             mean, low, high = share_over_images(correct)
             found.append(
                 {
@@ -169,15 +164,6 @@ def paired_difference(mine: dict[int, Any], others: dict[int, Any]) -> Interval 
     if not seeds or any(len(mine[s]) != len(others[s]) for s in seeds):
         return None
     return crossed_interval([np.subtract(mine[s], others[s]) for s in seeds])
-
-
-def _within(row: dict[str, Any], epsilon: float) -> np.ndarray:
-    """How an attack's images fare at a budget; what exceeds it stays the clean image."""
-    correct = np.asarray(row["correct"])
-    if not np.isnan(row["epsilon"]):
-        return correct
-    small = np.asarray(row["norms"]) <= epsilon
-    return np.where(small, correct, row["clean"])
 
 
 def interval_of(row: dict[str, Any]) -> Interval:
@@ -334,16 +320,21 @@ def differences_summary(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
     )
 
 
+def decisive_level(rows: pd.DataFrame) -> str:
+    """The level by which networks are compared: the standard suite where it was run."""
+    return "standard" if (rows["level"] == "standard").any() else "adaptive"
+
+
 def against_noise(rows: pd.DataFrame) -> dict[float, Interval]:
-    """By budget (L∞), how much more `random` keeps than `noisy` under adaptive attacks.
+    """By budget (L∞), how much more `random` keeps than `noisy`, at the decisive level.
 
     Args:
         rows: of :func:`rows_by_image`; budgets are left out at which there is not one of each.
     """
     found = strongest(rows)
-    adaptive = found[(found["level"] == "adaptive") & (found["norm"] == "linf")]
+    decisive = found[(found["level"] == decisive_level(rows)) & (found["norm"] == "linf")]
     gaps = {}
-    for epsilon, part in adaptive.groupby("epsilon"):
+    for epsilon, part in decisive.groupby("epsilon"):
         mine, noisy = (part[part["tiling"] == tiling] for tiling in ("random", "noisy"))
         if len(mine) == len(noisy) == 1:
             gap = paired_difference(correct_by_seed(mine), correct_by_seed(noisy))

@@ -27,11 +27,11 @@ KNOBS = ("tile_lr_power", "learning_rate", "weight_decay", "noise", "dropout")
 _ONE_TILE = ("tile_init", "tile_lr_power")
 UNHEEDED = {
     "none": ("n_tiles", *_ONE_TILE),
-    **dict.fromkeys(("enlarged", "noisy", "perforated", "dropout"), _ONE_TILE),
+    **dict.fromkeys(("enlarged", "noisy", "perforated", "tile_noise", "dropout"), _ONE_TILE),
 }
 """By tiling without tiles, the settings that say nothing of it: any value serves."""
 
-HEEDED_BY = {"noise": ("noisy",), "dropout": ("dropout",)}
+HEEDED_BY = {"noise": ("noisy", "tile_noise"), "dropout": ("dropout",)}
 """Settings that say something of some tilings alone."""
 
 NOT_GIVEN = ""
