@@ -22,8 +22,7 @@ from rapa_lib.layers import (
 
 @dataclass(frozen=True)
 class Site:
-    (
-        """One convolution of a network to be built: its arguments, whatever kind it will be of.
+    """One convolution of a network to be built: its arguments, whatever kind it will be of.
 
     Args:
         in_channels, out_channels, kernel_size: as in ``Conv2d``; the padding keeps the size.
@@ -32,8 +31,6 @@ class Site:
         noise: relative noise on its outputs, see :class:`rapa_lib.NoisyConv2d`.
         dropout: probability that an output is dropped, see :class:`rapa_lib.DropoutConv2d`.
     """
-        ""
-    )
 
     in_channels: int
     out_channels: int
