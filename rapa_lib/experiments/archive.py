@@ -115,6 +115,8 @@ class Archive:
         claims: the file of rules by which it is judged, from the repository's root.
         runs: in the order in which they are collected.
         failed: of runs without a record, experiment, name and error.
+        rules: the text of that file when the study was kept: rules that change later are for later
+            studies. Empty: it was not kept.
     """
 
     study: str
@@ -122,6 +124,7 @@ class Archive:
     claims: str
     runs: tuple[KeptRun, ...]
     failed: tuple[dict[str, str], ...] = ()
+    rules: str = ""
 
     def records(self, experiment: str) -> list[dict[str, Any]]:
         """The records of an experiment, or of the one that it is derived from."""
@@ -137,6 +140,8 @@ class Archive:
         """Raise for names that lead elsewhere: an archive may come from anyone."""
         if not re.fullmatch(r"config/claims/[a-z0-9][a-z0-9_-]*\.yaml", self.claims):
             raise ValueError(f"claims: got {self.claims!r}, allowed: a file of config/claims")
+        if not isinstance(self.rules, str):
+            raise TypeError(f"rules: got {type(self.rules).__name__}, expected text")
         if not re.fullmatch(r"[^\r\n]+", self.description):
             raise ValueError(f"description: got {self.description!r}, allowed: one line")
         for run in (*(vars(run) for run in self.runs), *self.failed):
@@ -157,7 +162,8 @@ class Archive:
 
     def write(self, path: str | Path) -> None:
         """Write the archive, whole or not at all; the same runs give the same bytes."""
-        head = {n: getattr(self, n) for n in ("study", "description", "claims", "failed")}
+        names = ("study", "description", "claims", "failed", *(("rules",) if self.rules else ()))
+        head = {name: getattr(self, name) for name in names}
         lines = [json.dumps(head), *(json.dumps(asdict(run), allow_nan=False) for run in self.runs)]
         content = "".join(f"{line}\n" for line in lines).encode()
         with whole_file(path) as part:

@@ -49,6 +49,16 @@ def test_an_archive_gives_back_what_was_put_in(folders, tmp_path):
     assert (again.missing("accuracy"), again.missing("acceleration")) == (1, 0)
 
 
+def test_an_archive_keeps_the_rules_where_there_are_any(folders, tmp_path):
+    for rules in ("", "level: 0.05\n"):
+        archive = kept(folders, rules=rules)
+        archive.write(tmp_path / "one.xz")
+        assert Archive.read(tmp_path / "one.xz") == archive
+    kept(folders, rules=3).write(tmp_path / "bad.xz")
+    with pytest.raises(ValueError, match="rules: got int, expected text"):
+        Archive.read(tmp_path / "bad.xz")
+
+
 def test_the_same_runs_give_the_same_bytes(folders, tmp_path):
     for name in ("one", "two"):
         kept(folders).write(tmp_path / name)

@@ -57,9 +57,14 @@ def collect(archive: Archive, results: Path) -> None:
 
 
 def report(archive: Archive, results: Path) -> None:
-    """Judge the claims and export the page."""
-    executed = str(results / "runs/report/report.ipynb")
-    parameters = {"results": str(results), "claims": archive.claims, "output": str(results)}
+    """Judge the claims by the rules that were kept, and export the page."""
+    executed, claims = str(results / "runs/report/report.ipynb"), archive.claims
+    if archive.rules:
+        rules = results / "runs/report/rules.yaml"
+        rules.parent.mkdir(parents=True, exist_ok=True)
+        rules.write_text(archive.rules, encoding="utf-8")
+        claims = str(rules)
+    parameters = {"results": str(results), "claims": claims, "output": str(results)}
     run_script(
         "run_notebook.py", "notebooks/report.ipynb", executed,
         "--parameters", json.dumps(parameters),
