@@ -117,7 +117,8 @@ def _parameters(configs: pd.Series) -> pd.DataFrame:
     names = list(dict.fromkeys(name for run in runs for name in run))
     each = [[canonical(run[name]) if name in run else _ABSENT for name in names] for run in runs]
     given = pd.DataFrame(each, columns=names, dtype=object).iloc[codes]
-    return given.set_index(configs.index).drop(columns=list(NO_SETTINGS), errors="ignore")
+    unasked = [name for name in NO_SETTINGS if name != "subset"]  # which tells what runs share
+    return given.set_index(configs.index).drop(columns=unasked, errors="ignore")
 
 
 def _filled(frame: pd.DataFrame, name: str) -> pd.Series:

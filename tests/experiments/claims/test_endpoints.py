@@ -77,6 +77,19 @@ def test_only_seeds_that_both_have_are_paired_where_a_rule_asks_for_it():
     assert weighed.estimate == pytest.approx(np.mean([-1.5, -1.5, -2.5]))
 
 
+@pytest.mark.parametrize(("subset", "rule", "method"), [
+    ("seed", True, "paired"), ("seed", False, "pooled"), ("fixed", True, "pooled"),
+    (None, True, "pooled"),
+])  # fmt: skip
+def test_arms_that_share_each_seeds_images_are_paired_where_the_rules_say_so(subset, rule, method):
+    table = frame(none=NONE, random=RANDOM)
+    if subset:
+        table["config"] = [json.dumps({"subset": subset, "seed": int(s)}) for s in table["seed"]]
+    (weighed,) = weigh(endpoint(), found(table)[0], 3, pair_subsets=rule)
+    assert weighed.method == method
+    assert weighed.estimate == pytest.approx(np.mean(RANDOM) - np.mean(NONE))
+
+
 def test_every_setting_is_found_and_a_control_without_tiles_serves_all():
     table = frame(none=NONE, random=RANDOM)
     table.loc[table["tiling"] == "none", "n_tiles"] = "1-1-1"
