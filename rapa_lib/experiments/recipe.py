@@ -32,7 +32,8 @@ ORDER = (
 """The order in which parameters are written."""
 
 LATER = {
-    "dropout": 0.1, "eval_every": 1, "precision": "float32", "pull_every": 0, "subset": "fixed",
+    "average_last": 0, "coupling": 0.0, "dropout": 0.1, "eval_every": 1, "precision": "float32",
+    "pull_every": 0, "subset": "fixed", "sync_every": 0, "sync_reads": 1, "sync_write": "program",
     "validation": None,
 }  # fmt: skip
 """Parameters that came after the first records, with what these stand for: they are written only
