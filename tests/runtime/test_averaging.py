@@ -1,7 +1,9 @@
 """What averaging the tiles costs, by hand and against the model without it."""
 
+import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +139,23 @@ def test_bad_arguments_are_named(arguments, error, message):
         AveragingSide(program_ns=0)
     with pytest.raises(ValueError, match=r"^share: got 0"):
         averaging_cost(timed(), batch_size=1).least_every(0)
+
+
+def test_the_page_has_these_numbers():
+    page = (Path(__file__).parents[2] / "docs/synchronisation.md").read_text(encoding="utf-8")
+    rows = iter(re.findall(r"^\| (.*) \| (\d+) µs \| (\d+) \| [\d.]+ → (.*) \|$", page, re.M))
+    for n_tiles in ((16, 4, 1), (128, 32, 8), (1024, 256, 64)):
+        network = RapaConvNet(n_tiles=n_tiles).to("meta")
+        tiled = run_time(count_layers(network, (3, 32, 32)))
+        single = averaging_cost(run_time(layers(), n_tiles=1), batch_size=128).time_us(0)
+        for write in WRITES:
+            found = averaging_cost(tiled, batch_size=128, write=write)
+            where, averaging, least, speedups = next(rows)
+            assert where.endswith("programming" if write == "program" else write)
+            assert (int(averaging), int(least)) == (round(found.averaging_us), found.least_every())
+            for k, shown in zip((1, 4, 16, 64), speedups.split(", "), strict=True):
+                digit = 0.051 if "." in shown else 0.51
+                assert float(shown) == pytest.approx(single / found.time_us(k), abs=digit)
+            if write == "program":
+                assert f"{found.step_us:,.0f} µs" in where
+    assert next(rows, None) is None
