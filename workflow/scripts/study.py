@@ -130,7 +130,9 @@ class Study:
         _check_schema(config)
         threads, tuning, chosen = config["threads"], *_tuned(config)
         values = Chosen.read(ROOT / chosen).arms if chosen else {}
-        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data, values, by_of(config))}
+        runs = {
+            "accuracy": _grid("accuracy", config["accuracy"], threads, data, values, by_of(config))
+        }
         for experiment in CATALOGUE:
             if experiment in config and experiment != "accuracy":
                 block = config[experiment]

@@ -141,7 +141,7 @@ def spread_figure(table: pd.DataFrame) -> Figure:
         layers = sorted(rows["layer"].unique())
         figure = Figure(figsize=(WIDTH, 3.6))
         if not layers:
-            return _nothing(figure)
+            return _nothing(figure, "no pull was recorded where tiles were averaged")
         panels = np.atleast_1d(figure.subplots(1, len(layers), sharex=True, sharey=True))
         colours = _k_colours(rows["sync_every"])
         markers = _markers(by_size(rows["n_tiles"]))
@@ -168,10 +168,10 @@ def spread_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _nothing(figure: Figure) -> Figure:
+def _nothing(figure: Figure, words: str = "no tiles were averaged") -> Figure:
     axes = figure.subplots()
     axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, "no tiles were averaged", ha="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, words, ha="center", transform=axes.transAxes)
     return figure
 
 

@@ -32,10 +32,12 @@ _SORTED_BY = ["dataset", "epochs", "tiling", "n_tiles", *SYNCHRONISATION, "seed"
 # Parameters that each arm may have of its own tuning.
 _TUNED = ("learning_rate", "weight_decay", "tile_lr_power")
 
-# Parameters that do not tell a study's settings apart: arms, tuning, and what controls do not have.
+# Parameters that do not tell a study's settings apart: arms, tuning, what controls do not have, and
+# what a run only records.
 _ALONG = (
     "tiling", "n_tiles", "tile_init", "seed", "noise", "dropout", "sync_write", "sync_reads",
-    *SYNCHRONISATION, *_TUNED,
+    *SYNCHRONISATION, *_TUNED, "draws", "similarity_every", "penalty_every", "pull_every",
+    "eval_every", "device", "threads", "data_root",
 )  # fmt: skip
 
 
