@@ -14,6 +14,7 @@ Configurations are in :class:`TileConfig`, with the presets :func:`ideal`, :func
 ``config.hardware_aware()`` in place of ``config`` is hardware-aware training.
 """
 
+from rapa_lib.analog._averaging import WRITES, average_tiles, read_tiles
 from rapa_lib.analog._compound_config import (
     COMPOUNDS,
     BufferedTransferCompound,
@@ -49,6 +50,7 @@ __all__ = [
     "DEVICES",
     "PRESETS",
     "PRESET_DEVICES",
+    "WRITES",
     "AnalogLinear",
     "AnalogRapaConv2d",
     "AnalogSGD",
@@ -72,9 +74,11 @@ __all__ = [
     "TileConfig",
     "TransferCompound",
     "UpdateParameters",
+    "average_tiles",
     "convert_to_analog",
     "drift",
     "ideal",
+    "read_tiles",
     "reram",
     "resolution",
     "rpu_baseline",

@@ -132,6 +132,14 @@ _ENTRIES = (
         figures=("tiles_accuracy",),
         source="accuracy",
     ),
+    Entry(
+        "synchronisation",
+        "Averaged tiles",
+        needs="records",
+        tables=("synchronisation", "synchronisation_spread"),
+        figures=("synchronisation", "synchronisation_frontier", "synchronisation_spread"),
+        source="accuracy",
+    ),
 )
 
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

@@ -81,6 +81,8 @@ class Tuning(Checked):
         short: parameters that short runs have otherwise than those at full length.
         ranges: by parameter, what is tuned in every arm.
         knobs: by arm, the one parameter more that is tuned in it, with its range.
+        by: parameters whose values name an arm; each of its runs takes what was chosen for it,
+            whatever else the grid says. Arms are tilings where nothing is said.
         judged_by: by arm, the entry of a record that says how good a trial is; ``test_error``, the
             error on the validation images, where nothing is said.
 
@@ -97,6 +99,9 @@ class Tuning(Checked):
     ranges: Mapping[str, Range] = field(default_factory=dict)
     knobs: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
     judged_by: Mapping[str, str] = field(default_factory=dict)
+    by: Sequence[str] = several(
+        ("tiling",), lambda name, one: str(one), of="parameters", distinct=True
+    )
 
     @classmethod
     def of(cls, block: Mapping[str, Any]) -> "Tuning":

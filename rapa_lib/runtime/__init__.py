@@ -5,6 +5,15 @@ takes as many products one after the other as it has patches; RAPA divides them 
 """
 
 from rapa_lib.runtime._arrays import SCHEDULES, AnalogArrays, LayerRunTime, RunTime, run_time
+from rapa_lib.runtime._averaging import (
+    AVERAGING_COLUMNS,
+    WRITES,
+    AveragingSide,
+    LayerAveraging,
+    NetworkAveraging,
+    averaging_cost,
+    averaging_table,
+)
 from rapa_lib.runtime._balance import balance_tiles, reachable_speedup
 from rapa_lib.runtime._cost_tables import (
     BANDWIDTHS,
@@ -30,6 +39,7 @@ from rapa_lib.runtime._rivals import PERFORATED_DENSE, RIVAL_COLUMNS, rival_tabl
 
 __all__ = [
     "ACCESSES",
+    "AVERAGING_COLUMNS",
     "BANDWIDTHS",
     "LIMITS",
     "PACKINGS",
@@ -37,15 +47,21 @@ __all__ = [
     "RIVAL_COLUMNS",
     "SCHEDULES",
     "TOLERANCE",
+    "WRITES",
     "AnalogArrays",
+    "AveragingSide",
     "DigitalSide",
+    "LayerAveraging",
     "LayerCost",
     "LayerRunTime",
     "LayerShape",
+    "NetworkAveraging",
     "NetworkCost",
     "NetworkLayers",
     "RunTime",
     "Uncounted",
+    "averaging_cost",
+    "averaging_table",
     "balance_tiles",
     "cost_table",
     "count_layers",

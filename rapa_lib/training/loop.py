@@ -13,8 +13,10 @@ from tqdm.auto import tqdm
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.analog import AnalogTileArray, NotFiniteError
 from rapa_lib.data.datasets import Dataset
+from rapa_lib.training.averaging import TileAveraging, TimeAverage
 from rapa_lib.training.checkpoints import ResumeFile, Stateful, identity
 from rapa_lib.training.config import TrainConfig
+from rapa_lib.training.evaluation import reestimate_normalisation
 from rapa_lib.training.images import InputScaling, error_percent, predict
 from rapa_lib.training.rates import one_cycle_sgd
 from rapa_lib.training.step import DivergedError, TrainingStep, first_not_finite, with_rates
@@ -32,7 +34,8 @@ class Training:
     Args:
         history: one dict per epoch: epoch (from 1), train_loss, train_error (percent, of the
             augmented images as they were trained on), test_error (percent, one draw; None after an
-            epoch without a test), seconds.
+            epoch without a test), seconds; of trainings whose tiles are averaged also averagings:
+            what they met (:meth:`rapa_lib.training.averaging.TileAveraging.take_report`).
         scaling: what the network's input went through.
         measurements: what ``measure`` gave, each with its epoch.
     """
@@ -84,7 +87,8 @@ def train(
     Raises:
         DivergedError: at a loss that is not finite; the message says where.
         ValueError: if the checkpoint belongs to another training, batch_size exceeds the data, or
-            weights lie on analog tiles and ``config.precision`` is not float32.
+            weights lie on analog tiles and ``config.precision`` is not float32, or tiles are to be
+            coupled or parameters averaged over time.
     """
     loop = _Loop.of(model, dataset, config)
     training = Training(scaling=loop.step.scaling)
@@ -93,6 +97,8 @@ def train(
         parts: dict[str, Stateful] = {
             "model": model, "optimizer": loop.step.optimizer, "scheduler": loop.step.scheduler
         }  # fmt: skip
+        if loop.time_average is not None:
+            parts["time_average"] = loop.time_average
         file = ResumeFile(Path(checkpoint), identity(model, dataset, config, on_epoch), parts)
         training.history, training.measurements = file.resume()
     if not training.history:
@@ -115,12 +121,16 @@ class _Loop:
     Args:
         config: of the training.
         step: what is done with each batch.
+        averaging: what brings the tiles together after each step.
+        time_average: the mean of all parameters over the last epochs; None: not asked for.
         n_steps: batches in an epoch.
         images, labels, test_images, test_labels: of the data set.
     """
 
     config: TrainConfig
     step: TrainingStep
+    averaging: TileAveraging
+    time_average: TimeAverage | None
     n_steps: int
     images: Tensor
     labels: Tensor
@@ -147,12 +157,17 @@ class _Loop:
             config.mirror, config.max_shift, config.precision,
         )  # fmt: skip
         test = dataset.test_images.to(device), dataset.test_labels.to(device)
-        return cls(config, step, n_steps, images, labels, *test)
+        averaging = TileAveraging(model, step.optimizer, config)
+        time_average = TimeAverage(model) if config.average_last else None
+        return cls(config, step, averaging, time_average, n_steps, images, labels, *test)
 
     def epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         """Train for one epoch, counted from 1, and test if it is time; return its row."""
         with seeded(self.config.seed, epoch):
             row = self.train_epoch(epoch, bar)
+            if self.time_average is not None and epoch == self.config.epochs:
+                self.time_average.apply()
+                self.reestimate()
             if self.config.is_tested(epoch):
                 row["test_error"] = self.test_error(epoch)
                 bar.set_postfix(test_error=f"{row['test_error']:.2f} %")
@@ -168,6 +183,7 @@ class _Loop:
             labels = self.labels[batch]
             try:
                 logits = self.step(self.images[batch], labels, losses[i])
+                self._average(epoch, i)
             except NotFiniteError as error:  # analog tiles take finite numbers only
                 self._check_losses(losses[: i + 1], epoch)
                 raise DivergedError(f"at epoch {epoch}, step {i + 1}: {error}") from error
@@ -175,13 +191,20 @@ class _Loop:
             if i % _LOOK_EVERY == _LOOK_EVERY - 1 or i == self.n_steps - 1:
                 self._check_losses(losses[: i + 1], epoch)
             bar.update()
-        return {
+        row = {
             "epoch": epoch,
             "train_loss": float(losses.mean()),
             "train_error": 100 * float(wrong) / (self.n_steps * self.config.batch_size),
             "test_error": None,
             "seconds": time.perf_counter() - began,
         }
+        return row if self.averaging.is_idle else row | {"averagings": self.averaging.take_report()}
+
+    def reestimate(self) -> None:
+        """Estimate normalisation statistics anew, on the training images as they are."""
+        reestimate_normalisation(
+            self.step.model, self.images, self.step.scaling, precision=self.config.precision
+        )
 
     def test_error(self, epoch: int) -> float:
         """Test error in percent, of one draw."""
@@ -196,6 +219,12 @@ class _Loop:
         if not logits.isfinite().all():  # the last step can ruin what its loss did not show
             raise DivergedError(f"the logits are not finite {where}, {with_rates(self.config)}")
         return error_percent(logits, self.test_labels)
+
+    def _average(self, epoch: int, i: int) -> None:
+        """What is averaged after the step on batch i of an epoch."""
+        self.averaging.after_step((epoch - 1) * self.n_steps + i + 1)
+        if self.time_average is not None and epoch > self.config.epochs - self.config.average_last:
+            self.time_average.after_step()
 
     def _batches(self) -> tuple[Tensor, ...]:
         """Indices of the images of each step; what is left over is left out."""

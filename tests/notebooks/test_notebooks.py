@@ -17,12 +17,19 @@ SMALL = {
         "pull_images": 32, "loss_scales": [0.0, 1.0], "threads": 1,
     },
     "quickstart": {"size": 8, "n_tiles": 4, "epochs": 1, "threads": 1},
+    "synchronisation": {
+        "n_train": 64, "n_test": 50, "every": [2, 0], "epochs": 1, "pull_every": 1, "threads": 1,
+    },
 }  # fmt: skip
-ANSWERS = {"acceleration": "90 %", "filter_similarity": "**C2a**", "quickstart": "test error"}
+ANSWERS = {
+    "acceleration": "90 %", "filter_similarity": "**C2a**", "quickstart": "test error",
+    "synchronisation": "never averaged",
+}  # fmt: skip
 WRITTEN = {
     "acceleration": {".json"},
     "filter_similarity": {".json"},
     "quickstart": {".png", ".svg"},
+    "synchronisation": {".csv", ".md", ".png", ".svg"},
 }
 
 

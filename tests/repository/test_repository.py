@@ -237,6 +237,7 @@ SMALL = {
 UNRUN = {
     "make study STUDY=mnist5k",
     "make study STUDY=digits",
+    "make study STUDY=synchronisation_digits",
     "make tune STUDY=digits",
     "make tune STUDY=small DATA=../shared/data/cifar10 NAME=small_mine",
     "make study STUDY=full DATA=../shared/data/cifar10",

@@ -11,9 +11,10 @@ import papermill
 import pytest
 import run_notebook
 import run_study
+import study as study_module
 import tune_study
 import yaml
-from chosen import Chosen, arms_of, stage
+from chosen import Chosen, arms_of, by_of, stage
 from run_study import Loader, read_settings
 from study import Study
 from workflow_house import ROOT, execute, write_yaml
@@ -374,10 +375,39 @@ def test_arms_are_the_tilings_of_the_grid_as_they_are_first_set():
     }
 
 
+def test_arms_can_be_numbers_of_tiles_too_whatever_else_the_grid_says():
+    many, few = [1024, 256, 64], [16, 4, 1]
+    accuracy = {
+        "common": {"n_tiles": few},
+        "grid": [
+            {"tiling": ["none"], "seed": [0]},
+            {"tiling": ["random"], "n_tiles": [few, many], "sync_every": [0, 4], "seed": [0, 1]},
+        ],
+    }
+    found = arms_of(accuracy, ("tiling", "n_tiles"))
+    assert list(found) == ["none 16-4-1", "random 16-4-1", "random 1024-256-64"]
+    assert found["random 1024-256-64"] == {"tiling": "random", "n_tiles": many, "sync_every": 0}
+    assert list(arms_of(accuracy)) == ["none", "random"]
+    with pytest.raises(ValueError, match="by: got apples, allowed: what common or the grid set"):
+        arms_of(accuracy, ("tiling", "apples"))
+
+
+def test_runs_take_the_values_of_their_tiling_and_number_of_tiles():
+    many, few = [1024, 256, 64], [16, 4, 1]
+    block = {"tiling": ["random"], "n_tiles": [few, many], "sync_every": [0, 4], "seed": [0]}
+    accuracy = {"common": {"dataset": "mnist5k", "n_tiles": few}, "grid": [block]}
+    values = {"random 16-4-1": {"learning_rate": 0.1}, "random 1024-256-64": {"learning_rate": 9.0}}
+    runs = study_module._grid("accuracy", accuracy, 1, None, values, ("tiling", "n_tiles"))
+    rates = {(run.parameters["n_tiles"][0], run.parameters["sync_every"]): run for run in runs}
+    assert {k: run.parameters["learning_rate"] for k, run in rates.items()} == {
+        (16, 0): 0.1, (16, 4): 0.1, (1024, 0): 9.0, (1024, 4): 9.0,
+    }  # fmt: skip
+
+
 def test_committed_values_are_those_of_their_study():
     for path in (ROOT / "config/chosen").glob("*.yaml"):
         chosen = Chosen.read(path)
         content = yaml.safe_load((ROOT / f"config/{chosen.study}.yaml").read_text())
         assert path.stem == chosen.study
-        assert set(chosen.arms) >= set(arms_of(content["accuracy"]))
+        assert set(chosen.arms) >= set(arms_of(content["accuracy"], by_of(content)))
         assert chosen.tuning_sha256 == chosen_module.tuning_hash(content)

@@ -415,7 +415,8 @@ def plan_without(path, house, finished):
 @pytest.mark.parametrize("name", ["record.json", "accuracy.ipynb"])
 def test_a_run_that_lost_a_file_is_run_again(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.runs[0] / name, house, finished)
-    again = ["accuracy_run", "accuracy_table", "tiles_accuracy_table"]  # which is derived from it
+    derived = [f"{name}_table" for name, entry in CATALOGUE.items() if entry.source == "accuracy"]
+    again = ["accuracy_run", "accuracy_table", *derived]
     assert jobs == dict.fromkeys(again, 1) | ENDS
     assert f"output: {smoke.runs[0]}" in plan
     assert f"output: {smoke.runs[1]}" not in plan
@@ -707,7 +708,8 @@ def test_followers_that_all_lack_their_network_do_not_keep_the_others_from_their
     assert f"{folder}/filter_similarity.md" not in done.stdout
     ends = {"runs.csv", "records.jsonl.xz", "claims.csv", "claims.md", "report.html", "study.log"}
     ends.add("SHA256SUMS")
-    left = {*CATALOGUE["accuracy"].files, *CATALOGUE["tiles_accuracy"].files}
+    derived = [entry.files for entry in CATALOGUE.values() if entry.source == "accuracy"]
+    left = {*CATALOGUE["accuracy"].files, *(name for files in derived for name in files)}
     assert {path.name for path in folder.glob("[!.]*") if path.is_file()} == ends | left
 
 

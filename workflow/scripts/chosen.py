@@ -5,8 +5,9 @@ anew; but a file that is newer than a record, with other content, has another ha
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from rapa_lib.experiments.tuning import Tuning
 from rapa_lib.experiments.yaml_files import read_yaml
 
 FOLDER = Path("config/chosen")  # below the repository's root
+
+BY_TILING = ("tiling",)
+"""What names an arm where a tuning block says nothing."""
 
 # What does not change which values are best, or is of one machine.
 _NOT_TUNED_FOR = ("dataset", "data_root", "device", "threads")
@@ -78,19 +82,40 @@ def chosen_hash(path: Path) -> str:
     return file_hash(path)
 
 
-def arms_of(accuracy: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arms of a study's accuracy block: by tiling, the first setting of the grid that has it.
+def arms_of(
+    accuracy: Mapping[str, Any], by: Sequence[str] = BY_TILING
+) -> dict[str, dict[str, Any]]:
+    """The arms of a study's accuracy block: by name, the first setting of the grid that has it.
 
     Args:
         accuracy: the block; its parameters, but for the seed.
+        by: parameters whose values name an arm.
+
+    Raises:
+        ValueError: for one of them that is set nowhere.
     """
     found: dict[str, dict[str, Any]] = {}
+    common = {"tiling": "random"} | accuracy["common"]
     for block in accuracy.get("grid", [{}]):
         first = {name: values[0] for name, values in block.items() if name != "seed"}
-        default = accuracy["common"].get("tiling", "random")
-        for tiling in block.get("tiling", [default]):
-            found.setdefault(tiling, first | {"tiling": tiling})
+        if unknown := [name for name in by if name not in block and name not in common]:
+            raise ValueError(f"by: got {', '.join(unknown)}, allowed: what common or the grid set")
+        for values in itertools.product(*(block.get(name, [common.get(name)]) for name in by)):
+            own = first | dict(zip(by, values, strict=True))
+            found.setdefault(arm_name(own, by), own)
     return found
+
+
+def arm_name(parameters: Mapping[str, Any], by: Sequence[str] = BY_TILING) -> str:
+    """The arm that a run belongs to: ``random``, or ``random 16-4-1`` by tiling and n_tiles."""
+    known = {"tiling": "random"} | dict(parameters)
+    values = [known.get(name) for name in by]
+    return " ".join("-".join(map(str, v)) if isinstance(v, list) else str(v) for v in values)
+
+
+def by_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parameters that name the arms of a study's configuration."""
+    return tuple(config.get("tuning", {}).get("by", BY_TILING))
 
 
 def confirming_seeds(accuracy: Mapping[str, Any]) -> set[int]:
@@ -106,7 +131,7 @@ def check_tuning(tuning: Tuning, accuracy: Mapping[str, Any]) -> None:
             f"tuning: seeds: got {', '.join(map(str, shared))}, which the study confirms with; "
             "allowed: others"
         )
-    arms = arms_of(accuracy)
+    arms = arms_of(accuracy, tuning.by)
     for name, block in (("knobs", tuning.knobs), ("judged_by", tuning.judged_by)):
         if unknown := sorted(set(block) - set(arms)):
             raise ValueError(
@@ -121,7 +146,7 @@ def tuning_hash(config: Mapping[str, Any]) -> str:
     """
     accuracy = config["accuracy"]
     common = {k: v for k, v in accuracy["common"].items() if k not in _NOT_TUNED_FOR}
-    text = json.dumps([config["tuning"], common, arms_of(accuracy)], sort_keys=True)
+    text = json.dumps([config["tuning"], common, arms_of(accuracy, by_of(config))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -150,7 +175,7 @@ def stage(
     grid: list[dict[str, list[Any]]] = [
         {key: [value] for key, value in {**base, **values, **changes}.items() if key != "n_test"}
         | {"seed": seeds}
-        for arm, base in arms_of(accuracy).items()
+        for arm, base in arms_of(accuracy, by_of(config)).items()
         for values in trials[arm]
     ]
     kept = {key: config[key] for key in ("threads", "gpu_percent", "limits") if key in config}

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from causes import failures, full_disk, killed, why_no_report
-from chosen import Chosen, arms_of, chosen_hash, chosen_path, stage, tuning_hash
+from chosen import Chosen, arms_of, by_of, chosen_hash, chosen_path, stage, tuning_hash
 from nursery import nursery
 from progress import shown
 from states import Place, check_unmixed
@@ -217,7 +217,7 @@ def check_tuned(study: Study, config: dict[str, Any], data: str | None, load: "L
     if study.chosen is None:
         raise ValueError(f"tuning: there is no {chosen_path(study.name)}; {command} writes it")
     chosen = Chosen.read(Path(study.chosen))
-    if missing := sorted(set(arms_of(config["accuracy"])) - set(chosen.arms)):
+    if missing := sorted(set(arms_of(config["accuracy"], by_of(config))) - set(chosen.arms)):
         raise ValueError(f"tuning: {study.chosen} has no {', '.join(missing)}; {command} tunes it")
     if chosen.tuning_sha256 != tuning_hash(config):
         raise ValueError(

@@ -6,14 +6,14 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import papermill
-from chosen import Chosen, check_tuning, chosen_path
+from chosen import BY_TILING, Chosen, arm_name, by_of, check_tuning, chosen_path
 
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.tuning import Tuning
@@ -130,7 +130,9 @@ class Study:
         _check_schema(config)
         threads, tuning, chosen = config["threads"], *_tuned(config)
         values = Chosen.read(ROOT / chosen).arms if chosen else {}
-        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data, values)}
+        runs = {
+            "accuracy": _grid("accuracy", config["accuracy"], threads, data, values, by_of(config))
+        }
         for experiment in CATALOGUE:
             if experiment in config and experiment != "accuracy":
                 block = config[experiment]
@@ -241,12 +243,14 @@ def _grid(
     threads: int,
     data: str | None = None,
     chosen: Mapping[str, Mapping[str, Any]] | None = None,
+    by: Sequence[str] = BY_TILING,
 ) -> list[Run]:
     """Spell out the grid of one experiment, in order, without repetition.
 
     Args:
-        chosen: by tiling, values that tuning has found: instead of the common ones, but for what
+        chosen: by arm, values that tuning has found: instead of the common ones, but for what
             a block of the grid says itself.
+        by: parameters whose values name an arm.
     """
     inspected = _parameters(experiment)
     known = [name for name in inspected if name not in SET_BY_STUDY]
@@ -260,7 +264,7 @@ def _grid(
         for values in itertools.product(*block.values()):
             own = dict(zip(block, values, strict=True))
             parameters = config["common"] | own
-            found = (chosen or {}).get(parameters.get("tiling", "random"), {})
+            found = (chosen or {}).get(arm_name(parameters, by), {})
             parameters |= {name: value for name, value in found.items() if name not in own}
             unknown = [str(name) for name in parameters if name not in known]
             if unknown:

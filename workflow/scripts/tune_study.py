@@ -88,11 +88,12 @@ class Tuner:
     ):
         self.options, self.config, self.tuning = options, config, tuning
         self.folder, self.lock = folder, lock
+        self.arms = arms_of(config["accuracy"], tuning.by)
         self.images: dict[str, str] = {}
 
     def tune(self) -> None:
         """Run both stages, write what came out, and say it."""
-        tuning, arms = self.tuning, arms_of(self.config["accuracy"])
+        tuning, arms = self.tuning, self.arms
         trials = {arm: tuning.trials_of(arm) for arm in arms}
         short = self.run("short", trials, [tuning.seed], tuning.short)
         images = dict(self.images)
@@ -168,7 +169,8 @@ class Tuner:
         self, study: Study, folder: Path, arm: str, values: Mapping[str, Any], seed: int
     ) -> float:
         """The validation error of one trial in percent; infinite if its training diverged."""
-        wanted = {**values, "tiling": arm, "seed": seed}
+        named = {name: self.arms[arm][name] for name in self.tuning.by}
+        wanted = {**values, **named, "seed": seed}
         run = next(run for run in study.runs["accuracy"] if _has(run, wanted))
         place = folder / "runs/accuracy" / run.name
         if not (place / "record.json").exists():

@@ -9,6 +9,7 @@ import pandas as pd
 
 from rapa_lib.experiments.adversarial_robustness.worst_case import strongest_of
 from rapa_lib.experiments.plots import UNKNOWN, configuration_labels, label_order
+from rapa_lib.experiments.recipe import SYNCHRONISATION, with_synchronisation
 from rapa_lib.instruments.statistics import crossed_interval, share_interval
 from rapa_lib.robustness import LEVELS, NORMS
 
@@ -31,7 +32,8 @@ _ELSEWHERE = ("rows", "alarms", "noise", "examples", "measurement")
 
 def in_order(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records by configuration and seed."""
-    return sorted(records, key=lambda record: [str(record[name]) for name in SORTED_BY])
+    names = (*SORTED_BY, *SYNCHRONISATION)
+    return sorted(records, key=lambda record: [str(record.get(name, 0)) for name in names])
 
 
 def rows_by_image(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -45,7 +47,7 @@ def rows_by_image(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """
     rows = [
         {name: value for name, value in record.items() if name not in _ELSEWHERE} | row
-        for record in records
+        for record in with_synchronisation(records)
         for row in record["rows"]
     ]
     if not rows:
@@ -219,7 +221,9 @@ def strongest_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
         ``correct`` (the share of draws for each image, as JSON; claims are judged over both).
     """
     rows = with_labels(rows)
-    settings = rows.drop_duplicates("label").set_index("label")[CONFIGURATION]
+    settings = rows.drop_duplicates("label").set_index("label")[
+        [name for name in (*CONFIGURATION, *SYNCHRONISATION) if name in rows]
+    ]
     return pd.DataFrame(
         settings.loc[found["label"]].to_dict()
         | {name: found[name] for name in ("level", "norm", "epsilon", "attack")}

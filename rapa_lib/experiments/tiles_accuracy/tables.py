@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.plots import with_interval
+from rapa_lib.experiments.recipe import is_plain
 from rapa_lib.runtime import PERFORATED_DENSE
 
 COLUMNS = [
@@ -30,7 +31,8 @@ _TUNED = ("learning_rate", "weight_decay")
 def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test errors of trained networks beside the speed-up that their tiles give.
 
-    Of the RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
+    Networks whose tiles were averaged in training are another matter (``synchronisation``). Of the
+    RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
     come with most numbers of tiles, and beside them, otherwise alike, the networks without tiles
     and those trained perforated, tested dense: these train as fast on one array per layer.
 
@@ -45,7 +47,10 @@ def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         sequential schedule in training, run, git_commit, data_fingerprint. None if no run is one
         of these.
     """
-    chosen = [record for record in records if record["tiling"] in ("none", "random", "perforated")]
+    chosen = [
+        record for record in records
+        if record["tiling"] in ("none", "random", "perforated") and is_plain(record["config"])
+    ]  # fmt: skip
     table = pd.DataFrame([_row(record) for record in chosen], columns=COLUMNS)
     settings = pd.Series([_setting(record["config"]) for record in chosen], dtype=object)
     ordinary, but_tuned = (

@@ -167,6 +167,13 @@ def test_a_parameter_that_older_records_do_not_name_is_the_one_of_the_others():
     assert len(found(pd.concat([null, new]))) == 2  # none is a value, too
 
 
+def test_a_parameter_that_came_later_is_what_it_stands_for():
+    plain = configured(frame(none=NONE, random=RANDOM), momentum=0.9)
+    averaged = configured(frame(random=NONE), momentum=0.9, sync_every=4)
+    found_means = means(pd.concat([averaged, plain]))
+    assert found_means == {"sync_every 4": 0.0, "sync_every 0": pytest.approx(-1.875)}
+
+
 def test_a_parameter_that_is_left_out_beside_runs_of_the_same_seed_is_not_given():
     plain = configured(frame(none=NONE, random=RANDOM), momentum=0.9)
     dropped = configured(frame(none=RANDOM), momentum=0.9, blur=2)
