@@ -92,7 +92,7 @@ struct Plan {
 
     // Outputs that do not fill the last vectors, and those of a group, need a copy of the kernel
     // matrix whose rows are these alone.
-    bool ragged() const { return out_padded != layer.out_channels; }
+    bool ragged() const { return layer.groups > 1 || out_padded != layer.out_channels; }
 
     // Images that a thread handles at once: so many that a tile has BLOCK patches of them, as
     // long as they fit its share of the buffers.

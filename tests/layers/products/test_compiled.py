@@ -180,6 +180,17 @@ def test_the_same_bits_again_and_nearly_the_same_with_other_threads(n_tiles):
 
 
 @needs_compiler
+def test_groups_that_fill_a_vector_together_touch_only_their_own(monkeypatch):
+    """Two groups of half the outputs taken at once: a row of both is as long as a vector's copy."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # groups in their order
+    layer = RapaConv2d(2, 32, 3, groups=2, bias=False, n_tiles=2)
+    x, grad = torch.randn(3, 2, 8, 8), torch.randn(3, 32, 6, 6)
+    x[:, 1] = float("inf")  # times the zeros that fill a vector up, it would show
+    (gradient,) = torch.autograd.grad(layer(x), layer.weight, grad)
+    assert gradient[:, :16].isfinite().all()
+
+
+@needs_compiler
 @pytest.mark.parametrize("shape", [(5, 1024), (3, 1), (0, 7), (200, 65)])
 def test_sorting_is_pytorchs(shape):
     keys = torch.rand(shape)
