@@ -11,7 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 from study import load_study
-from workflow_house import COLLECT, ROOT, command, execute, mock_report, write_yaml
+from workflow_house import (
+    COLLECT,
+    ROOT,
+    command,
+    execute,
+    kill_with_descendants,
+    mock_report,
+    write_yaml,
+)
 
 pytestmark = pytest.mark.shell
 
@@ -68,19 +76,24 @@ def waiting(archive, tmp_path):
     return place, runs, start
 
 
-def started(waiting):
-    """The study, once its runs are at work."""
+@pytest.fixture
+def process(waiting):
+    """The study, once its runs are at work; nothing of it is left behind."""
     place, runs, start = waiting
     process = subprocess.Popen(
         start, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not all((run / "at_work").exists() for run in runs):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return process
+    with process:
+        try:
+            deadline = time.monotonic() + 600  # whatever else the machine does
+            while not all((run / "at_work").exists() for run in runs):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield process
+        finally:
+            kill_with_descendants(process)
 
 
 def everyone(process):
@@ -88,28 +101,26 @@ def everyone(process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_to_the_front_process_stops_everything_that_it_started(waiting, number):
-    process = started(waiting)
+def test_a_signal_to_the_front_process_stops_everything_that_it_started(process, number):
     children = everyone(process)
     assert len(children) >= 3
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "the same command goes on with it" in said
     assert "Traceback" not in said
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
-def test_snakemake_killed_alone_is_told_and_no_run_is_called_failed(waiting):
+def test_snakemake_killed_alone_is_told_and_no_run_is_called_failed(waiting, process):
     place, runs, start = waiting
-    process = started(waiting)
     (snakemake,) = [
         c for c in everyone(process)
         if c.ppid() == process.pid and "snakemake" in c.cmdline()
     ]  # fmt: skip
     snakemake.kill()
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     # With a nursery of kernels they end with the study; without one they go on.
     assert "study stopped: Snakemake was ended by SIGKILL" in errors
