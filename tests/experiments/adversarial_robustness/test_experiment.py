@@ -132,7 +132,42 @@ def test_interrupted_after_any_attack_it_goes_on_to_the_same_bits(
     assert {path.name for path in tmp_path.iterdir()} == {"record.json"}
     kept = json.loads(resume)["done"]
     assert len(kept) == 8  # they were not run again: even their times are those of the first run
-    assert all(row in finished["rows"] for row, _ in kept.values())
+    assert all(row in finished["rows"] for rows, _ in kept.values() for row in rows)
+
+
+def test_the_standard_suite_is_a_cascade_with_two_judges_and_goes_on_to_the_same_bits(
+    trained, tmp_path
+):
+    network, _ = trained
+    suite = settings(
+        levels=("standard",), linf=(0.05,), apgd_steps=3, apgd_draws=2, queries=8, targets=1
+    )
+    whole = suite.measure(network, progress=False)
+    table = pd.DataFrame(whole["rows"])
+    cells = [tuple(cell) for cell in table[["attack", "norm", "purpose"]].to_numpy()]
+    fresh, frozen = ("APGD-CE", "APGD-DLR", "APGD-T", "Square"), ("APGD-CE", "APGD-T")
+    assert cells == [
+        *((name, norm, purpose) for norm in ("linf", "l2")
+          for purpose, names in (("suite", fresh), ("frozen", frozen)) for name in names),
+        ("APGD-CE", "linf", "unbounded"),
+    ]  # fmt: skip
+    held = [row["held"] for row in whole["rows"][:4]]
+    assert (np.diff(held, axis=0) <= 0).all()
+    assert len(whole["examples"]["labels"]) == experiment.SHOWN_IMAGES
+    cascade, left = experiment.run_cascade, [2]
+
+    def dies(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return cascade(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "run_cascade", dies)
+        with pytest.raises(KeyboardInterrupt):
+            suite.measure(network, tmp_path, progress=False)
+    finished = suite.measure(network, tmp_path, progress=False)
+    assert without_time(finished) == without_time(whole | {"run": tmp_path.name})
 
 
 def test_the_file_holds_the_record(trained, tmp_path):
@@ -272,7 +307,7 @@ def test_the_notebook_runs_answers_and_leaves_a_record(tmp_path):
     parameters = {
         "epochs": 1, "images": 10, "linf": [0.05], "l2": [0.5], "focus": 0.05, "steps": 1,
         "draws": 2, "draws_curve": [1], "judge_draws": 2, "threads": 1, "query_steps": 1,
-        "query_images": 4, "levels": ["published", "adaptive", "gradient_free"],
+        "query_images": 4, "queries": 8, "levels": ["published", "adaptive", "gradient_free"],
         "output": str(tmp_path),
     }  # fmt: skip
     executed = papermill.execute_notebook(
@@ -284,10 +319,10 @@ def test_the_notebook_runs_answers_and_leaves_a_record(tmp_path):
         progress_bar=False,
     )
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
-    assert sum("image/png" in data for data in outputs) == 3
+    assert sum("image/png" in data for data in outputs) == 4
     answers = [data["text/markdown"] for data in outputs if "text/markdown" in data]
     assert "adaptive" in answers[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"executed.ipynb", "record.json"}
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["measurement"]["linf"] == [0.05]
-    assert len(record["rows"]) == 14
+    assert len(record["rows"]) == 16
