@@ -88,7 +88,7 @@ def test_the_recipe_among_a_run_s_parameters():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"threads": -1}, ValueError, "threads: got -1, allowed: at least 0"),
+        ({"threads": -1}, ValueError, "threads: got -1, allowed: 0 to 1024"),
         ({"device": "tpu"}, ValueError, "device: got 'tpu', allowed: auto, cpu"),
         ({"n_train": 0}, ValueError, "n_train: got 0"),
         ({"n_tiles": (1, 2)}, ValueError, "n_tiles: got"),

@@ -356,13 +356,13 @@ def test_a_run_cannot_be_changed():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"seed": -1}, ValueError, "seed: got -1, allowed: at least 0"),
+        ({"seed": -1}, ValueError, "seed: got -1, allowed: 0 to 9223372036854775807"),
         ({"epochs": 0}, ValueError, "epochs: got 0, allowed: at least 1"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate: got nan"),
         ({"mirror": "yes"}, TypeError, "mirror: got 'yes', expected True or False"),
         ({"draws": 0}, ValueError, "draws: got 0, allowed: at least 1"),
         ({"draws": 2.5}, TypeError, "draws: got 2.5, expected an integer"),
-        ({"threads": -1}, ValueError, "threads: got -1, allowed: at least 0"),
+        ({"threads": -1}, ValueError, "threads: got -1, allowed: 0 to 1024"),
         ({"n_train": 0}, ValueError, "n_train: got 0, allowed: at least 1"),
         ({"n_test": "10"}, TypeError, "n_test: got '10', expected an integer"),
         ({"image_size": -8}, ValueError, "image_size: got -8, allowed: at least 1"),
