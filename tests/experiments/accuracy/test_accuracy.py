@@ -356,7 +356,7 @@ def test_a_run_cannot_be_changed():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"seed": -1}, ValueError, "seed: got -1, allowed: at least 0"),
+        ({"seed": -1}, ValueError, "seed: got -1, allowed: 0 to 9223372036854775807"),
         ({"epochs": 0}, ValueError, "epochs: got 0, allowed: at least 1"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate: got nan"),
         ({"mirror": "yes"}, TypeError, "mirror: got 'yes', expected True or False"),
