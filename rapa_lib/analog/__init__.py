@@ -31,6 +31,7 @@ from rapa_lib.analog._layers import AnalogLinear, AnalogRapaConv2d, convert_to_a
 from rapa_lib.analog._optimizer import AnalogSGD
 from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._tile_array import AnalogTileArray
+from rapa_lib.analog._trace import PulseTrace, trace_update
 
 __all__ = [
     "PRESETS",
@@ -42,6 +43,7 @@ __all__ = [
     "IOParameters",
     "IdealDevice",
     "NotFiniteError",
+    "PulseTrace",
     "SoftBoundsDevice",
     "TileConfig",
     "UpdateParameters",
@@ -50,4 +52,5 @@ __all__ = [
     "reram",
     "resolution",
     "rpu_baseline",
+    "trace_update",
 ]

@@ -95,10 +95,15 @@ def pulse_by_pulse(
         x, d = _bits(x, n_slots)[:, 0], _bits(d, n_slots)[:, 0]
         for slot in range(n_slots):
             pulse = -x[:, slot, :, None] * d[:, slot, None, :] * (slot < bl)
-            up, down = steps_at(weight, points, device)
-            step = torch.where(pulse > 0, up, down) * pulse
-            weight += step * (1 + device.dw_min_std * torch.randn_like(weight))
-            clip(weight, points)
+            fire(weight, pulse, points, device)
+
+
+def fire(weight: Tensor, pulse: Tensor, points: CrossPoints, device: ConstantStepDevice) -> None:
+    """Let the devices step in one slot: up where pulse is 1, down where it is −1, in place."""
+    up, down = steps_at(weight, points, device)
+    step = torch.where(pulse > 0, up, down) * pulse
+    weight += step * (1 + device.dw_min_std * torch.randn_like(weight))
+    clip(weight, points)
 
 
 def clip(weight: Tensor, points: CrossPoints) -> None:
