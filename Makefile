@@ -8,8 +8,12 @@
 #   make test                         all tests
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
 #   make test-fuzz                    ten minutes of random calls of the products under sanitizers
+#   make test-browser                 pages and notebooks in a headless Chromium, where there is one
 #   make lab                          JupyterLab
+#   make book                         the guide as pages to open from disk: build/book/index.html
+#   make paper                        the replication report, its numbers filled in: paper/paper.md
 #   make lint                         ruff, notebooks too, and the type checker
+#   make lock                         requirements.lock from pyproject.toml; what fits stays
 
 STUDY ?= quick
 DATA ?=
@@ -21,7 +25,7 @@ WORKERS ?= logical
 LAB_ARGS ?= notebooks
 BIN := .venv/bin
 
-.PHONY: study tables test test-slurm test-fuzz lab lint install
+.PHONY: study tables test test-slurm test-fuzz test-browser lab book paper lint lock install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -41,13 +45,29 @@ test-slurm: .venv/installed
 test-fuzz: .venv/installed
 	$(BIN)/python -m pytest -m fuzz tests/layers/products/test_fuzz.py $(PYTEST_ARGS)
 
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_ARGS)
+
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab $(LAB_ARGS)
+
+book: .venv/installed
+	$(BIN)/sphinx-build --fail-on-warning --quiet --conf-dir docs --doctree-dir build/doctrees . build/book
+	@echo build/book/index.html
+
+paper: .venv/installed
+	$(BIN)/python paper/fill.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lock: .venv/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --constraint requirements.lock --no-header --no-annotate --quiet --output-file build/lock
+	cp build/lock requirements.lock
 
 install: .venv/installed
 

@@ -61,7 +61,9 @@ def test_random_draws_are_balanced(page, tiling, height, width):
 
 def test_every_draw_of_a_small_plane_is_equally_likely(page):
     # Three patches on two tiles: 2 choices of the busy tile × 3 of the lone patch.
-    draws = page.evaluate("(n) => Array.from({length: n}, (_, i) => assign('random', 1, 3, 2, i).join(''))", 6000)
+    draws = page.evaluate(
+        "(n) => Array.from({length: n}, (_, i) => assign('random', 1, 3, 2, i).join(''))", 6000
+    )
     found = Counter(draws)
     assert len(found) == 6
     chi2 = sum((n - 1000) ** 2 / 1000 for n in found.values())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -44,13 +45,11 @@ def tile_choices(
     for speedup in speedups:
         check_real("speedups", speedup, low=1)
     limit = reachable_speedup(layers, max_tiles=max_tiles)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for target in sorted({1.0, *map(float, speedups)}):
         if target > limit:
             continue
-        tiles = balance_tiles(
-            layers, target_speedup=target, hardware=hardware, max_tiles=max_tiles
-        )
+        tiles = balance_tiles(layers, target_speedup=target, hardware=hardware, max_tiles=max_tiles)
         timed = run_time(layers, n_tiles=tiles, hardware=hardware)
         rows.append(
             {

@@ -126,7 +126,9 @@ def product_reads(
 
 def relative_error(reads: pd.DataFrame) -> float:
     """Root mean square of read − exact over that of exact."""
-    return float(np.sqrt(((reads["read"] - reads["exact"]) ** 2).sum() / (reads["exact"] ** 2).sum()))
+    return float(
+        np.sqrt(((reads["read"] - reads["exact"]) ** 2).sum() / (reads["exact"] ** 2).sum())
+    )
 
 
 def pulsed_update(
@@ -215,9 +217,7 @@ def response_curve(
     return torch.cat([rises, falls[1:]])[:, :, 0].numpy()
 
 
-def replication_costs(
-    n_tiles: Sequence[int], values_per_second: float = 1e12
-) -> pd.DataFrame:
+def replication_costs(n_tiles: Sequence[int], values_per_second: float = 1e12) -> pd.DataFrame:
     """What tiles of the study's network cost and bring, image after image through a pipeline.
 
     Args:
@@ -228,9 +228,7 @@ def replication_costs(
         One row per number, with the columns of :func:`rapa_lib.runtime.cost_table`.
     """
     digital = DigitalSide(values_per_second=values_per_second)
-    table = cost_table(
-        count_networks([RAPA]), n_tiles, digital=digital, schedules=("pipelined",)
-    )
+    table = cost_table(count_networks([RAPA]), n_tiles, digital=digital, schedules=("pipelined",))
     return table[table["access"] == "random"].reset_index(drop=True)
 
 

@@ -1,6 +1,7 @@
 """The figures of one analog tile."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,7 @@ from rapa_lib.analog import PulseTrace
 from rapa_lib.experiments.guide.one_tile import relative_error
 from rapa_lib.experiments.plots import STYLE, WIDTH, log_axes
 
-_EXACT = {"color": "0.55", "linewidth": 1, "zorder": 1}
+_EXACT: dict[str, Any] = {"color": "0.55", "linewidth": 1, "zorder": 1}
 _BLUE, _ORANGE, _GREEN, *_ = sns.color_palette("colorblind")
 _PULSES = mpl.colors.ListedColormap([_ORANGE, "white", _BLUE])
 
@@ -49,9 +50,7 @@ def bound_figure(curve: pd.DataFrame, out_bound: float) -> Figure:
         axes.axhline(out_bound, linestyle=":", color="black", linewidth=1, label="bound of the ADC")
         for way, (label, colour, marker) in ways.items():
             rows = curve[curve["bound_management"] == way]
-            axes.plot(
-                rows["exact"], rows["read"], marker, color=colour, markersize=3, label=label
-            )
+            axes.plot(rows["exact"], rows["read"], marker, color=colour, markersize=3, label=label)
         axes.set(xlabel="exact sum", ylabel="as the tile reads it")
         axes.legend(loc="upper left")
     return figure
@@ -102,10 +101,10 @@ def pulse_figure(trace: PulseTrace, lr: float, x: list[float], d: list[float]) -
         axes = panels[2]
         colours = sns.color_palette("colorblind", weights[0].size)
         # Slot s spans s − ½ to s + ½, so a weight has its new value from its middle on.
-        for k, colour in enumerate(colours):
-            index = np.unravel_index(k, asked.shape)
-            axes.step(np.arange(n_slots + 1), weights[:, *index], where="post", color=colour)
-            axes.plot(n_slots + 1, asked[index], "D", color=colour, markersize=4)
+        paths = weights.reshape(n_slots + 1, -1).T
+        for path, goal, colour in zip(paths, asked.flatten(), colours, strict=True):
+            axes.step(np.arange(n_slots + 1), path, where="post", color=colour)
+            axes.plot(n_slots + 1, goal, "D", color=colour, markersize=4)
         axes.set(xlabel="slot", xlim=(0, n_slots + 1.5), ylabel="weight")
         axes.set_title("weights; diamonds: what −lr · d xᵀ asks for")
     return figure
