@@ -23,6 +23,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 WORKERS ?= logical
 LAB_ARGS ?= notebooks
+PAPER_ARGS ?=
 BIN := .venv/bin
 
 .PHONY: study tables test test-slurm test-fuzz test-browser lab book paper lint lock install
@@ -56,7 +57,7 @@ book: .venv/installed
 	@echo build/book/index.html
 
 paper: .venv/installed
-	$(BIN)/python paper/fill.py
+	$(BIN)/python paper/fill.py $(PAPER_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

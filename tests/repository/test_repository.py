@@ -261,6 +261,9 @@ SMALL = {
     "make install": {},
     "make lint": {},
     "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make test-browser": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make book": {"MAKEFLAGS": "--dry-run"},  # executes notebooks: make test-browser builds it
+    "make paper": {"PAPER_ARGS": "--output build/paper.md"},
     "make test-fuzz": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
