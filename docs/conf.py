@@ -4,6 +4,7 @@
 those of the repository, and a broken one is an error.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,6 @@ include_patterns = [
     "paper/paper.md", "notebooks/*.ipynb", "results/standard/*.md", "results/mnist5k/*.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
-myst_enable_extensions = ["dollarmath"]
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
 suppress_warnings = ["myst.header"]
 
@@ -38,10 +38,13 @@ nb_execution_raise_on_error = True
 nb_ipywidgets_js = {}  # sliders need a kernel: without one their text stands there, and no network
 
 autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
 autodoc_typehints = "signature"
-napoleon_google_docstring = True
+napoleon_custom_sections = ["Shape"]
 
 html_theme = "furo"
+html_static_path = ["book.css"]
+html_css_files = ["book.css"]
 html_title = "RAPA ConvNets"
 html_copy_source = False
 html_theme_options = {"source_repository": ""}
@@ -53,7 +56,7 @@ WHOLE = ("docs/assignments.html", "results/standard/report.html")
 def _open_instead_of_download(app: Sphinx, tree: nodes.document, page: str) -> None:
     """A link to a whole page opens it, where Sphinx would offer a download."""
     up = "../" * page.count("/")
-    for link in list(tree.findall(nodes.reference)) + list(tree.findall(_is_download)):
+    for link in list(tree.findall(nodes.reference)):  # downloads are references too
         target = (link.get("reftarget") or link.get("refuri") or "").removeprefix("/")
         for whole in WHOLE:
             if target.endswith(whole.rpartition("/")[2]):
@@ -61,8 +64,20 @@ def _open_instead_of_download(app: Sphinx, tree: nodes.document, page: str) -> N
                 link.replace_self(opened)
 
 
-def _is_download(node: nodes.Node) -> bool:
-    return type(node).__name__ == "download_reference"
+def _one_line(app: Sphinx, what: str, name: str, of: object, options: object, lines: list) -> None:
+    """Names of arguments that go on in a second line, as napoleon reads them: in one."""
+    for i in range(len(lines) - 1, 0, -1):
+        if re.fullmatch(r"    [\w, ]+,", lines[i - 1]):
+            lines[i - 1 : i + 1] = [f"{lines[i - 1]} {lines[i].strip()}"]
+
+
+def _plain(app: Sphinx, what: str, name: str, of: object, options: object, lines: list) -> None:
+    """Docstrings without what would need a renderer from the network, or means another thing."""
+    for i, line in enumerate(lines):
+        if line.startswith(".. math:: "):
+            lines[i] = f"``{line.removeprefix('.. math:: ')}``"
+        else:
+            lines[i] = line.replace(":math:", "").replace("|", r"\|")
 
 
 def _copy_whole(app: Sphinx, error: Exception | None) -> None:
@@ -73,5 +88,7 @@ def _copy_whole(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", _one_line, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _plain, priority=600)
     app.connect("doctree-resolved", _open_instead_of_download)
     app.connect("build-finished", _copy_whole)

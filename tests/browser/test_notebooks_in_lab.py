@@ -1,4 +1,4 @@
-"""Every notebook in JupyterLab: opened in a browser, run top to bottom, without error or warning."""
+"""Every notebook in JupyterLab, in a browser: run top to bottom, without error or warning."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     command = [
-        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
         "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={token}",
         "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
         f"--ServerApp.root_dir={house}",
