@@ -80,15 +80,17 @@ def _plain(app: Sphinx, what: str, name: str, of: object, options: object, lines
             lines[i] = line.replace(":math:", "").replace("|", r"\|")
 
 
-def _copy_whole(app: Sphinx, error: Exception | None) -> None:
+def _finish(app: Sphinx, error: Exception | None) -> None:
     for name in WHOLE if error is None else ():
         target = Path(app.outdir) / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(app.srcdir) / name, target)
+    forward = '<meta charset="utf-8"><meta http-equiv="refresh" content="0; url=docs/index.html">'
+    (Path(app.outdir) / "index.html").write_text(f"{forward}\n", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _one_line, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _plain, priority=600)
     app.connect("doctree-resolved", _open_instead_of_download)
-    app.connect("build-finished", _copy_whole)
+    app.connect("build-finished", _finish)
