@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from conv import LAYERS, MANY, faster, ratios, report
+from conv import LAYERS, MANY
+from measuring import faster, ratios, report
 from torch import nn
 
 from rapa_lib import RapaConv2d

@@ -7,63 +7,34 @@ that of Conv2d in its better memory format; the spread is between the quartiles.
 forward and backward, assignments drawn anew. Each goal is that of the project.
 """
 
-import argparse
-import os
-import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from measuring import Work, faster, markdown, ratios, report, row
+from torch import Tensor, nn
 
 from rapa_lib import RapaConv2d, RapaConvNet, TrainConfig, convert_to_rapa
-from rapa_lib._files import whole_file
-from rapa_lib.experiments.records import provenance, write_json
+from rapa_lib.layers import LocallyConnected2d
 from rapa_lib.training import InputScaling, TrainingStep, one_cycle_sgd
 
 LAYERS = ((3, 32, 32), (32, 32, 16), (32, 64, 8))  # channels in, channels out, height = width
-Work = Callable[[], object]
 
 FEW, MANY = (16, 4, 1), (1024, 256, 64)
 
 
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report("conv", __doc__, device, lambda repeats: cpu_rows(repeats) + gpu_rows(repeats), markdown)
-
-
-def report(
-    name: str,
-    doc: str,
-    device: torch.device,
-    measure: Callable[[int], list[dict]],
-    markdown: Callable[[dict], str],
-) -> None:
-    """Measure what the command line asks for, print it, and write name.md and name.json."""
-    arguments = argparse.ArgumentParser(description=doc.splitlines()[0])
-    arguments.add_argument("--quick", action="store_true", help="fewer repeats: under a minute")
-    arguments.add_argument("--output", type=Path, help=f"folder for {name}.md and {name}.json")
-    options = arguments.parse_args()
-    # The variable is there for the test that this program runs.
-    repeats = int(os.environ.get("RAPA_BENCHMARK_REPEATS", 7 if options.quick else 31))
-    result = {"machine": machine(device), "repeats": repeats, "rows": measure(repeats)}
-    text = markdown(result)
-    print(text)
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / f"{name}.json", result)
-        with whole_file(options.output / f"{name}.md") as part:
-            part.write_text(text)
+    measures = (cpu_rows, bfloat16_rows, locally_connected_rows, gpu_rows)
+    report("conv", __doc__, device, lambda n: [r for f in measures for r in f(n)], markdown)
 
 
 def cpu_rows(repeats: int) -> list[dict]:
     cpu = torch.device("cpu")
     rows = [
-        three_layers("the three layers, batch 128, tiles (16, 4, 1)", FEW, 1.5, cpu, 128, repeats),
+        three_layers("the three layers, batch 128, tiles (16, 4, 1)", FEW, 1.25, cpu, 128, repeats),
         three_layers("the same, tiles (1024, 256, 64)", MANY, 2.0, cpu, 128, repeats),
     ]
     first = LAYERS[0]
@@ -89,6 +60,67 @@ def cpu_rows(repeats: int) -> list[dict]:
         rows.append(row(f"{tiling} / random, the three layers", 1.0,
                         *ratios(randoms, others, repeats)))  # fmt: skip
     return rows
+
+
+def bfloat16_rows(repeats: int) -> list[dict]:
+    cpu, dtype = torch.device("cpu"), torch.bfloat16
+    rows = [
+        three_layers(
+            f"bfloat16: the three layers, tiles {FEW}", FEW, 2.0, cpu, 128, repeats, dtype
+        ),
+        three_layers(f"bfloat16: the same, tiles {MANY}", MANY, None, cpu, 128, repeats, dtype),
+    ]
+    many = [
+        convolution(*layer, n, cpu, 128, dtype=dtype) for layer, n in zip(LAYERS, MANY, strict=True)
+    ]
+    rows.append(roofline_row(many, repeats))
+    random, none = (training_steps(tiling, dtype=dtype) for tiling in ("random", "none"))
+    rows.append(row("bfloat16: training steps of RAPA / of the plain network", 1.3,
+                    *ratios([none], [random], repeats)))  # fmt: skip
+    rows.append(row("training steps of RAPA, bfloat16 / float32", 0.55,
+                    *ratios([training_steps("random")], [random], repeats)))  # fmt: skip
+    return rows
+
+
+def roofline_row(works: Sequence[Work], repeats: int) -> dict:
+    """Percent of the layers' time in which their kernels can be read and as much be written.
+
+    What must be moved at least is every kernel matrix once and its gradient once: the time of a
+    copy from one to the other, on the same threads. Smaller tensors are left out.
+    """
+    size = sum(
+        n * fan_in * fan_out * 25 for (fan_in, fan_out, _), n in zip(LAYERS, MANY, strict=True)
+    )
+    kernels, gradients = (torch.zeros(size, dtype=torch.bfloat16) for _ in range(2))
+    share, (low, high), _ = ratios(works, [lambda: gradients.copy_(kernels)], repeats)
+    name = f"bfloat16, tiles {MANY}: share of the memory's limit, {4 * size / 1e6:.0f} MB (%)"
+    milliseconds = ratios([lambda: None], works, repeats)[2]
+    return row(name, 60, 100 * share, (100 * low, 100 * high), milliseconds, at_least=True)
+
+
+def locally_connected_rows(repeats: int) -> list[dict]:
+    """A kernel for each position of the middle layer, and the same by unfolding."""
+    torch.manual_seed(0)
+    fan_in, fan_out, size = LAYERS[1]
+    layer = LocallyConnected2d(fan_in, fan_out, 5, padding=2, input_size=(size, size))
+    x = torch.randn(128, fan_in, size, size, requires_grad=True)
+    weight = layer.weight.detach().flatten(2).contiguous().requires_grad_()
+    assert layer.bias is not None
+    bias = layer.bias.detach().t().contiguous().requires_grad_()
+
+    def unfolded() -> Tensor:
+        y = torch.einsum("nkp,pok->nop", F.unfold(x, 5, padding=2), weight) + bias
+        return y.view(128, fan_out, size, size)
+
+    torch.testing.assert_close(unfolded(), layer(x), rtol=1e-3, atol=1e-4)
+    grad = torch.randn(128, fan_out, size, size)
+    found = ratios(
+        [lambda: torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)],
+        [lambda: torch.autograd.grad(unfolded(), (x, weight, bias), grad)],
+        repeats,
+    )
+    name = "unfold and einsum / LocallyConnected2d, 32 → 32 channels, 16 × 16, batch 128"
+    return [row(name, 5, *found, at_least=True)]
 
 
 def gpu_rows(repeats: int) -> list[dict]:
@@ -125,7 +157,7 @@ def gpu_rows(repeats: int) -> list[dict]:
 def three_layers(
     name: str,
     tiles: Sequence[int],
-    goal: float,
+    goal: float | None,
     device: torch.device,
     batch: int,
     repeats: int,
@@ -172,14 +204,29 @@ def convolution(
     return lambda: torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
 
 
-def training_steps(tiling: str, n_steps: int = 3) -> Callable[[], None]:
+class Autocast(nn.Module):
+    """A network whose forward pass is autocast, with logits of float32."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=self.dtype):
+            return self.network(x).float()
+
+
+def training_steps(
+    tiling: str, n_steps: int = 3, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
     """Steps as an epoch takes them: augmentation, scaling, network, loss, optimizer, schedule."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2048, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (2048,))
     scaling, network = InputScaling.of(images), RapaConvNet(tiling=tiling)
     rates = one_cycle_sgd(network, TrainConfig(learning_rate=1e-4), 10**6)
-    step = TrainingStep(network, scaling, *rates, mirror=True, max_shift=4)
+    model = network if dtype == torch.float32 else Autocast(network, dtype)
+    step = TrainingStep(model, scaling, *rates, mirror=True, max_shift=4)
     loss = torch.zeros(())
 
     def steps() -> None:
@@ -188,39 +235,6 @@ def training_steps(tiling: str, n_steps: int = 3) -> Callable[[], None]:
             step(images[index], labels[index], loss)
 
     return steps
-
-
-def ratios(
-    base: Sequence[Work], other: Sequence[Work], repeats: int
-) -> tuple[float, tuple[float, float], float]:
-    """Median and quartiles, over interleaved pairs, of the time of other over base; and its ms."""
-    for work in (*base, *other):
-        work()
-    found, times = [], []
-    for _ in range(repeats):
-        pair = [sum(seconds(work) for work in works) for works in (base, other)]
-        found.append(pair[1] / pair[0])
-        times.append(1000 * pair[1])
-    low, middle, high = statistics.quantiles(found, n=4)
-    return middle, (low, high), statistics.median(times)
-
-
-def faster(works: Iterable[Work]) -> Work:
-    def best(work: Work) -> float:
-        work()
-        return min(seconds(work) for _ in range(5))
-
-    return min(works, key=best)
-
-
-def seconds(work: Work) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 PEAK = """
@@ -253,50 +267,10 @@ def extra_memory(layer: tuple[int, int, int], n_tiles: int, batch: int, hold: in
     gradients; measured in a new process (Linux), within a few MB. ``hold`` MB more are held to
     prove that they are seen."""
     code = PEAK.format(numbers=(*layer, n_tiles, batch), hold=hold)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     return float(done.stdout)
-
-
-def row(
-    name: str,
-    goal: float | None,
-    value: float | None = None,
-    spread: tuple[float, float] | None = None,
-    milliseconds: float | None = None,
-) -> dict:
-    return {"work": name, "goal": goal, "value": value, "spread": spread, "ms": milliseconds}
-
-
-def machine(device: torch.device) -> dict:
-    names = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return provenance(device) | {
-        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
-    }
-
-
-def markdown(result: dict) -> str:
-    about = result["machine"]
-    lines = [
-        f"{about['cpu']}, {about['threads']} threads; {about['device']}; PyTorch "
-        f"{about['torch_version']}; products: {about['products']}; commit {about['git_commit']}; "
-        f"{result['repeats']} interleaved repeats.",
-        "",
-        "| forward + backward | RAPA / Conv2d | quartiles | ms | goal | met |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in result["rows"]:
-        if r["value"] is None:
-            lines.append(f"| {r['work']} | unmeasured |  |  | ≤ {r['goal']:g} |  |")
-            continue
-        spread = "" if r["spread"] is None else "{:.2f} to {:.2f}".format(*r["spread"])
-        ms = "" if r["ms"] is None else f"{r['ms']:.1f}"
-        goal = "" if r["goal"] is None else f"≤ {r['goal']:g}"
-        met = "" if r["goal"] is None else ("yes" if r["value"] <= r["goal"] else "no")
-        value = f"{r['value']:.2f}" if r["spread"] else f"{r['value']:.0f}"
-        lines.append(f"| {r['work']} | {value} | {spread} | {ms} | {goal} | {met} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

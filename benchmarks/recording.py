@@ -27,7 +27,7 @@ def main() -> None:
     options = arguments.parse_args()
     recorded = Accuracy.of(epochs=6, similarity_every=1, penalty_every=3)
     plain = replace(recorded, similarity_every=0, penalty_every=0)
-    data = recorded.recipe.data.load()
+    data = recorded.recipe.load()
     pairs = [[seconds(run, data) for run in (recorded, plain)] for _ in range(options.repeats)]
     ratios = [with_it / without for with_it, without in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rapa_lib.instruments import faults, penalty, similarity
     from rapa_lib.layers import (
         TILINGS,
+        DropoutConv2d,
         NoisyConv2d,
         PerforatedConv2d,
         RapaConv2d,
@@ -58,8 +59,8 @@ _NAMESPACES = {
 _NAMES = {
     "rapa_lib.data": ("DATASETS", "Dataset", "load_dataset"),
     "rapa_lib.layers": (
-        "TILINGS", "NoisyConv2d", "PerforatedConv2d", "RapaConv2d", "draw_assignment",
-        "frozen_draws", "register_tiling",
+        "TILINGS", "DropoutConv2d", "NoisyConv2d", "PerforatedConv2d", "RapaConv2d",
+        "draw_assignment", "frozen_draws", "register_tiling",
     ),
     "rapa_lib.networks": (
         "MixedPool2d", "RapaConvNet", "convert_to_rapa", "count_parameters", "count_patches",
@@ -78,6 +79,7 @@ __all__ = [
     "TILINGS",
     "Dataset",
     "DivergedError",
+    "DropoutConv2d",
     "InputScaling",
     "MixedPool2d",
     "NoisyConv2d",

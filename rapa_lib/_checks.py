@@ -22,15 +22,23 @@ def check_int(name: str, value: Any, *, low: int, high: int | None = None) -> in
 
 
 def check_real(
-    name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> float:
-    """Return ``value`` as a finite float in [low, high] (above ``low`` if ``open_low``)."""
+    """Return ``value`` as a finite float in [low, high], without the bounds that are open."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r}, expected a number")
     value = float(value)
-    if not math.isfinite(value) or value < low or value > high or (open_low and value == low):
+    on_open_bound = (open_low and value == low) or (open_high and value == high)
+    if not math.isfinite(value) or value < low or value > high or on_open_bound:
         left = f"above {low:g}" if open_low else f"at least {low:g}"
-        right = "" if high == math.inf else f" and at most {high:g}"
+        at_most = "below" if open_high else "at most"
+        right = "" if high == math.inf else f" and {at_most} {high:g}"
         raise ValueError(f"{name}: got {value}, allowed: finite, {left}{right}")
     return value
 
@@ -71,6 +79,10 @@ def check_memory(name: str, needed: int, what: str) -> None:
             f"{name}: {what} need {needed / 1e9:,.1f} GB of memory, allowed: the "
             f"{there / 1e9:,.1f} GB that are free"
         )
+
+
+LARGE = 2**28
+"""Bytes; for what takes fewer, asking the system costs more than it saves."""
 
 
 def available_memory() -> int | None:
@@ -161,10 +173,11 @@ def real(
     low: float = -math.inf,
     high: float = math.inf,
     open_low: bool = False,
+    open_high: bool = False,
     optional: bool = False,
 ) -> Any:
-    """A field that holds a finite number in [low, high] (above ``low`` if ``open_low``)."""
-    check = partial(check_real, low=low, high=high, open_low=open_low)
+    """A field that holds a finite number in [low, high], without the bounds that are open."""
+    check = partial(check_real, low=low, high=high, open_low=open_low, open_high=open_high)
     return checked(default, check, optional=optional)
 
 

@@ -25,7 +25,8 @@ def planted(outcomes=None, *, seeds=5, spread=0.05, without=(), train_error=10.0
         train_error: of the ordinary network, whose test error is 25.
         rng: seed of the spread.
     """
-    plan = dict.fromkeys(("C1", "C2a", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "N1"), HOLDS)
+    claims = ("C1", "C2a", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "N1", "N2", "N3")
+    plan = dict.fromkeys(claims, HOLDS)
     plan |= outcomes or {}
     study = _Study(plan, seeds, spread, [t for t in TILINGS if t not in without], rng)
     accuracy = study.accuracy()
@@ -38,6 +39,7 @@ def planted(outcomes=None, *, seeds=5, spread=0.05, without=(), train_error=10.0
         "filter_similarity_penalty": study.penalty(),
         "analog_training": study.analog(),
         "fault_tolerance": study.faults(),
+        "synchronisation": study.synchronisation(),
         "acceleration_costs": _costs(64 if plan["C1"] == REFUTED else 1024),
     }
 
@@ -232,6 +234,32 @@ class _Study:
             for reroute in (False, True)
             for draw in range(2)
             if tiling in self.tilings
+        )
+
+    def synchronisation(self):
+        """Tiles averaged at the least k that is fast enough, at another, and never."""
+        averaged, merged = 25 + self.choose("N2", 0.2, 2), 25 + self.choose("N3", 0.2, 2)
+        arms = (
+            ("none", 0, False, 25.0, 25.0),
+            ("random", 0, False, 30.0, 33.0),
+            ("random", 4, True, averaged, merged),
+            ("random", 64, False, 27.0, 27.0),
+            ("perforated_dense", 0, False, 29.0, 29.0),
+        )
+        return pd.DataFrame(
+            self.labels(tiling, seed)
+            | {
+                "sync_every": every,
+                "coupling": 0.0,
+                "average_last": 0,
+                "least_k": least,
+                "test_error": self.about(error),
+                "test_error_merged": self.about(error_merged),
+                "config": json.dumps(self.config(tiling, seed) | {"sync_every": every}),
+            }
+            for tiling, every, least, error, error_merged in arms
+            for seed in self.seeds
+            if tiling in (*self.tilings, "perforated_dense")
         )
 
 

@@ -5,6 +5,23 @@ import itertools
 import torch
 import torch.nn.functional as F
 
+from rapa_lib.layers._patch_conv import PADDING_MODES
+
+# Of a convolution of 4 to 8 channels, kernel 3 × 3 unless it says otherwise.
+GEOMETRIES = [
+    {},
+    {"padding": 2},
+    {"padding": (1, 0), "stride": (2, 1)},
+    {"padding": "same", "dilation": (2, 1)},
+    {"padding": "valid", "dilation": 2},
+    {"padding": "same", "kernel_size": (4, 2)},
+    {"groups": 2, "padding": 1, "bias": False},
+    {"groups": 4, "stride": 3},
+    {"kernel_size": 1},
+    *({"padding": 2, "padding_mode": mode} for mode in PADDING_MODES),
+    {"padding": "same", "kernel_size": (4, 2), "padding_mode": "circular"},
+]
+
 
 def patches(x, kernel_size, stride, pads, dilation, padding_mode="zeros"):
     """Yield (image, position, patch (C, kh, kw)) for every patch of x (N, C, H, W)."""

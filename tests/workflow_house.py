@@ -43,7 +43,7 @@ def execute(house, *args, environment=os.environ, seconds=900):
 
 def rows(path):
     """The rows of a CSV file, as they are written."""
-    with Path(path).open(newline="") as file:
+    with Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

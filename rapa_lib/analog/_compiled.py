@@ -2,19 +2,23 @@
 
 ``kernels.cpp`` is compiled and kept as :mod:`rapa_lib.layers.products.compiled` does it, which also
 says when it serves. What is handed over as a raw pointer was checked by
-:meth:`AnalogTileArray._check`; here it is laid out as the source reads it. Else
+:func:`rapa_lib.analog._tile_checks.check_tiles`; here it is laid out as the source reads it. Else
 :mod:`rapa_lib.analog._products` and :mod:`rapa_lib.analog._pulses` do the
 work in PyTorch; both follow :func:`torch.manual_seed`, but draw other numbers.
 """
 
 import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rapa_lib.analog._config import ConstantStepDevice, IOParameters, UpdateParameters
+from rapa_lib.analog._device_config import ExpStepDevice, PowStepDevice, PulsedDevice
 from rapa_lib.analog._devices import CrossPoints
+from rapa_lib.analog._io_config import IOParameters, UpdateParameters
 from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._pulses import Counts
 from rapa_lib.layers.products import compiled
@@ -46,6 +50,28 @@ class _Periphery(ctypes.Structure):
         )  # fmt: skip
 
 
+_KINDS = {ExpStepDevice: 2, PowStepDevice: 3}  # 0: constant steps, 1: linear ones
+
+
+class _Steps(ctypes.Structure):
+    """``struct Steps`` of the source."""
+
+    _NUMBERS = (
+        "dw_min_std", "a", "b", "A_up", "A_down", "gamma_up", "gamma_down", "dw_min_std_add",
+        "dw_min_std_slope", "write_noise",
+    )  # fmt: skip
+    _fields_ = [
+        *((name, ctypes.c_double) for name in _NUMBERS),
+        *((name, ctypes.c_int64) for name in ("kind", "additive")),
+    ]
+
+    @classmethod
+    def of(cls, device: PulsedDevice) -> "_Steps":
+        numbers = [getattr(device, name, 0.0) for name in cls._NUMBERS]
+        kind = _KINDS.get(type(device), int(device.order_matters))
+        return cls(*numbers, kind, not getattr(device, "mult_noise", True))
+
+
 class _Pulses(ctypes.Structure):
     """``struct Pulses`` of the source."""
 
@@ -56,9 +82,9 @@ class _Pulses(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, update: UpdateParameters, device: ConstantStepDevice, lr: float) -> "_Pulses":
+    def of(cls, update: UpdateParameters, device: PulsedDevice, lr: float) -> "_Pulses":
         return cls(
-            lr / device.dw_min, update.desired_bl, device.dw_min_std,
+            lr / device.granularity, update.desired_bl, device.dw_min_std,
             update.update_management, update.update_bl_management, update.method == "fast",
             _seed(),
         )  # fmt: skip
@@ -68,7 +94,7 @@ def serves(tensor: Tensor) -> bool:
     """Whether the compiled products take tensors of this type and device."""
     return (
         tensor.dtype == torch.float32
-        and compiled.serves(tensor, 1)
+        and compiled.serves(tensor)
         and compiled._library(_SOURCE) is not None
     )
 
@@ -93,7 +119,7 @@ def forward(
     assignment = _rows(assignment)
     matrices, bias = matrices.contiguous(), None if bias is None else bias.contiguous()
     layer = _layer(x.shape, matrices.shape[2], len(matrices), assignment, geometry, x.stride())
-    _call("analog_forward", layer, _Periphery.of(io), x, matrices, bias, assignment, y)
+    _call("analog_forward", layer, (_Periphery.of(io),), x, matrices, bias, assignment, y)
     return y.permute(0, 3, 1, 2)
 
 
@@ -112,7 +138,9 @@ def backward(
     assignment = _rows(assignment)
     size = (len(grad), channels, *input_size)
     layer = _layer(size, matrices.shape[2], len(matrices), assignment, geometry)
-    _call("analog_backward", layer, _Periphery.of(io), pixels_of(grad), matrices, assignment, by_x)
+    _call(
+        "analog_backward", layer, (_Periphery.of(io),), pixels_of(grad), matrices, assignment, by_x
+    )
     return by_x.permute(0, 3, 1, 2)
 
 
@@ -122,17 +150,56 @@ def update(
     matrices: Tensor,
     assignment: Tensor,
     geometry: Geometry,
-    pulses: tuple[UpdateParameters, ConstantStepDevice, float],
+    pulses: tuple[UpdateParameters, PulsedDevice, float],
     points: CrossPoints,
+    hidden: Tensor | None = None,
 ) -> None:
-    """Send the pulses of patches of x, errors d and a rate to devices with constant steps."""
+    """Send the pulses of patches of x, errors d and a rate.
+
+    Pulses move ``hidden``, if it is there, and write it with noise to the matrices. Where steps
+    depend on the weight the method must be ``"exact"``.
+    """
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
-    where, laid_out = (x, pixels_of(d), assignment), matrices.contiguous()
-    devices = [values.contiguous() for values in points]
-    _call("pulsed_update", layer, _Pulses.of(*pulses), *where, laid_out, *devices)
-    if laid_out is not matrices:
-        matrices.copy_(laid_out)
+    where = (x, pixels_of(d), assignment)
+    with _laid_out(matrices, hidden) as moved:
+        _call(
+            "pulsed_update", layer, (_Pulses.of(*pulses), _Steps.of(pulses[1])), *where, *moved,
+            *_devices(points),
+        )  # fmt: skip
+
+
+def scan(
+    matrices: Tensor,
+    counts: Counts,
+    points: CrossPoints,
+    device: PulsedDevice,
+    hidden: Tensor | None = None,
+) -> None:
+    """Move devices by whole numbers of pulses; see :func:`rapa_lib.analog._devices.scan`."""
+    numbers = [c.contiguous() for c in counts[:2]]
+    size = (ctypes.c_int64(matrices.numel()), ctypes.c_uint64(_seed()))
+    with _laid_out(matrices, hidden) as moved:
+        _run("scan_pulses", (_Steps.of(device), *size), *numbers, *moved, *_devices(points))
+
+
+@contextmanager
+def _laid_out(matrices: Tensor, hidden: Tensor | None) -> Iterator[list[Tensor | None]]:
+    """Contiguous tensors in place of what is moved and what is read of it, copied back at the end.
+
+    What is read is None where it is what is moved.
+    """
+    given = [matrices] if hidden is None else [hidden, matrices]
+    ours = [tensor.contiguous() for tensor in given]
+    yield [*ours, None][:2]
+    for tensor, laid_out in zip(given, ours, strict=True):
+        if laid_out is not tensor:
+            tensor.copy_(laid_out)
+
+
+def _devices(points: CrossPoints) -> list[Tensor | None]:
+    """The devices' parameters as the source takes them, contiguous."""
+    return [None if values is None else values.contiguous() for values in points[:7]]
 
 
 def count(
@@ -141,7 +208,7 @@ def count(
     matrices: Tensor,
     assignment: Tensor,
     geometry: Geometry,
-    pulses: tuple[UpdateParameters, ConstantStepDevice, float],
+    pulses: tuple[UpdateParameters, PulsedDevice, float],
 ) -> Counts:
     """Count the same pulses, for any device."""
     assignment = _rows(assignment)
@@ -150,22 +217,30 @@ def count(
     counts = [matrices.new_zeros(matrices.shape) for _ in range(4 if fast else 2)]
     where = (x, pixels_of(d), assignment)
     _call(
-        "count_pulses", layer, _Pulses.of(*pulses), *where,
+        "count_pulses", layer, (_Pulses.of(*pulses),), *where,
         *counts, *([] if fast else [None, None]),
     )  # fmt: skip
     return Counts(*counts)
 
 
 def _call(
-    name: str, layer: ctypes.Structure, parameters: ctypes.Structure, *tensors: Tensor | None
+    name: str,
+    layer: ctypes.Structure,
+    parameters: Sequence[ctypes.Structure],
+    *tensors: Tensor | None,
 ) -> None:
-    function = getattr(compiled._library(_SOURCE), f"rapa_{name}")
-    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
-    if not function(ctypes.byref(layer), ctypes.byref(parameters), *pointers):
+    if not _run(name, (layer, *parameters), *tensors):
         raise NotFiniteError(
             f"{'error' if name == 'analog_backward' else 'input'}: got numbers that are not "
             "finite, allowed: finite ones"
         )
+
+
+def _run(name: str, arguments: Sequence[Any], *tensors: Tensor | None) -> int:
+    """Call a function of the source; structures go by address, tensors by that of their numbers."""
+    given = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    return int(getattr(compiled._library(_SOURCE), f"rapa_{name}")(*given, *pointers))
 
 
 def _seed() -> int:

@@ -5,200 +5,25 @@ Front. Neurosci. 11:538 (2017); Rasch, Gokmen & Haensch, arXiv 1906.02698 (2019)
 IBM's aihwkit 1.2.0.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from rapa_lib._checks import (
-    Checked,
-    check_choice,
-    check_int,
-    check_real,
-    checked,
-    choice,
-    flag,
-    integer,
-    real,
+from rapa_lib._checks import Checked, check_choice
+from rapa_lib.analog._compound_config import (
+    COMPOUNDS,
+    Compound,
+    MixedPrecisionCompound,
+    TransferCompound,
 )
+from rapa_lib.analog._device_config import DEVICES, ConstantStepDevice, IdealDevice, PulsedDevice
+from rapa_lib.analog._io_config import IOParameters, UpdateParameters
+from rapa_lib.analog._mapping import MappingParameters
+from rapa_lib.analog._pcm import PCMLikeNoiseModel
+from rapa_lib.runtime import AnalogArrays
 
-NOISE_MANAGEMENTS = ("abs_max", "none")
-BOUND_MANAGEMENTS = ("iterative", "none")
-PULSE_METHODS = ("exact", "fast", "sequential")
-
-
-def resolution(bits: int) -> float:
-    """The ``inp_res`` or ``out_res`` of a converter with so many bits: 1 / (2^bits − 2).
-
-    Raises:
-        ValueError: if bits is below 2: a converter needs a level on either side of zero.
-    """
-    return 1 / (2 ** check_int("bits", bits, low=2, high=20) - 2)
-
-
-def _check_bound(name: str, value: Any) -> float:
-    return value if value == math.inf else check_real(name, value, low=0, open_low=True)
-
-
-@dataclass(frozen=True)
-class IOParameters(Checked):
-    """The periphery of a product: converters, noise, and what keeps signals in their range.
-
-    Args:
-        inp_bound: range ± of the DAC; ``inf`` for none. Inputs are in units of the scale that
-            noise management chooses.
-        inp_res: step of the DAC as a share of its range (steps are 2 · inp_bound · inp_res), see
-            :func:`resolution`; 0 for none.
-        inp_noise: standard deviation of the noise of each input, after the DAC.
-        out_bound: range ± of the ADC, in units of weight × scaled input; ``inf`` for none.
-        out_res: step of the ADC as a share of its range; 0 for none.
-        out_noise: standard deviation of the noise of each output, before the ADC.
-        w_noise: standard deviation of the noise of each weight, new in every product.
-        noise_management: ``"abs_max"`` divides each vector by its largest magnitude; ``"none"``.
-        bound_management: ``"iterative"`` repeats the product of a vector, its input halved, as
-            long as an output exceeds its bound, until max_bm_factor, or until the input falls
-            below the DAC's resolution (a factor of 0.25 / inp_res); ``"none"``.
-        max_bm_factor: largest factor by which bound management divides.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    inp_bound: float = checked(1.0, _check_bound)
-    inp_res: float = real(resolution(7), low=0, high=0.5)
-    inp_noise: float = real(0.0, low=0)
-    out_bound: float = checked(12.0, _check_bound)
-    out_res: float = real(resolution(9), low=0, high=0.5)
-    out_noise: float = real(0.06, low=0)
-    w_noise: float = real(0.0, low=0)
-    noise_management: str = choice("abs_max", NOISE_MANAGEMENTS)
-    bound_management: str = choice("iterative", BOUND_MANAGEMENTS)
-    max_bm_factor: float = real(1000.0, low=1)
-
-    def _check(self) -> None:
-        for name in ("inp", "out"):
-            step = getattr(self, f"{name}_res")
-            if getattr(self, f"{name}_bound") == math.inf and step:
-                raise ValueError(
-                    f"{name}_res: got {step}, allowed without a finite {name}_bound: 0"
-                )
-
-    @classmethod
-    def perfect(cls) -> "IOParameters":
-        """No converters, no noise, no bounds."""
-        return cls(
-            inp_bound=math.inf, inp_res=0, out_bound=math.inf, out_res=0, out_noise=0,
-            noise_management="none", bound_management="none",
-        )  # fmt: skip
-
-    @property
-    def is_perfect(self) -> bool:
-        """Whether a product is exact."""
-        return (
-            self.inp_bound == self.out_bound == math.inf
-            and not self.inp_res and not self.out_res and not self.is_noisy
-        )  # fmt: skip
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether two products of the same numbers differ."""
-        return self.inp_noise > 0 or self.out_noise > 0 or self.w_noise > 0
-
-    @property
-    def bm_limit(self) -> float:
-        """The largest factor of bound management; 1 where there is none."""
-        if self.bound_management == "none" or self.out_bound == math.inf:
-            return 1.0
-        return min(self.max_bm_factor, 0.25 / self.inp_res if self.inp_res else math.inf)
-
-
-@dataclass(frozen=True)
-class UpdateParameters(Checked):
-    """How an outer product becomes pulses.
-
-    Args:
-        desired_bl: slots in a pulse train; the most of them where the length is managed.
-        update_management: share the pulse probabilities between rows and columns so that their
-            largest are equal.
-        update_bl_management: use no more slots than the largest product needs.
-        method: ``"exact"`` draws every pulse and counts coincidences; ``"fast"`` draws counts of
-            the same mean and variance, independent of each other; ``"sequential"`` is the
-            definition, one patch and one slot after another, slow.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    desired_bl: int = integer(31, low=1, high=1000)
-    update_management: bool = flag(True)
-    update_bl_management: bool = flag(True)
-    method: str = choice("exact", PULSE_METHODS)
-
-
-@dataclass(frozen=True)
-class IdealDevice:
-    """Weights that an ordinary optimizer sets exactly: no pulses, no bounds, no spread."""
-
-
-@dataclass(frozen=True)
-class ConstantStepDevice(Checked):
-    """A device whose step does not depend on its weight.
-
-    Device-to-device spreads are drawn once a cross-point: a step of dw_min · |1 ± β + dw_min_dtod
-    · ξ| up (+) or down (−) with β = up_down + up_down_dtod · ξ′, bounds w_max · |1 + w_max_dtod ·
-    ξ″| and w_min alike.
-
-    Args:
-        dw_min: mean step of a pulse.
-        dw_min_dtod: spread of the step over devices, a share of its mean.
-        dw_min_std: spread of the step from pulse to pulse (cycle to cycle), a share of it.
-        w_max, w_min: mean upper and lower bound.
-        w_max_dtod, w_min_dtod: their spreads over devices, shares.
-        up_down: asymmetry β between steps up and down.
-        up_down_dtod: its spread over devices.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    dw_min: float = real(0.001, low=0, open_low=True)
-    dw_min_dtod: float = real(0.3, low=0)
-    dw_min_std: float = real(0.3, low=0)
-    w_max: float = real(0.6)
-    w_max_dtod: float = real(0.3, low=0)
-    w_min: float = real(-0.6)
-    w_min_dtod: float = real(0.3, low=0)
-    up_down: float = real(0.0, low=-1, high=1)
-    up_down_dtod: float = real(0.01, low=0)
-
-    def _check(self) -> None:
-        if self.w_max <= self.w_min:
-            raise ValueError(
-                f"w_max: got {self.w_max} with w_min = {self.w_min}, allowed: above w_min"
-            )
-        check_real("w_max", self.w_max, low=0)
-        check_real("w_min", self.w_min, high=0)
-
-
-@dataclass(frozen=True)
-class SoftBoundsDevice(ConstantStepDevice):
-    """A device whose steps shrink linearly to zero at its own bounds.
-
-    Takes the arguments of :class:`ConstantStepDevice`; the steps named there are those at weight
-    zero.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-    """
-
-    def _check(self) -> None:
-        super()._check()
-        check_real("w_max", self.w_max, low=0, open_low=True)
-        if self.w_min == 0:
-            raise ValueError("w_min: got 0.0, allowed for soft bounds: below 0")
-
-
-DEVICES = {cls.__name__: cls for cls in (IdealDevice, ConstantStepDevice, SoftBoundsDevice)}
+_COMPOUNDS = (TransferCompound, MixedPrecisionCompound)
+_KINDS: dict[str, Any] = {**DEVICES, PCMLikeNoiseModel.__name__: PCMLikeNoiseModel, **COMPOUNDS}
 
 
 @dataclass(frozen=True)
@@ -209,14 +34,15 @@ class TileConfig(Checked):
         forward: periphery of y = W x.
         backward: periphery of Wᵀ d; its bound management is not used.
         update: pulses.
-        device: one of :class:`IdealDevice`, :class:`ConstantStepDevice`,
-            :class:`SoftBoundsDevice`.
+        device: :class:`IdealDevice`, a :class:`PulsedDevice` (see :data:`DEVICES`), a compound of
+            such (see :data:`COMPOUNDS`), or, for inference alone, a :class:`PCMLikeNoiseModel`.
+        mapping: how matrices are scaled and split over arrays.
 
     Raises:
         TypeError: if a part is none of its type.
 
     Examples:
-        >>> config = rpu_baseline()
+        >>> config = TileConfig(device=ConstantStepDevice(dw_min=0.002))
         >>> TileConfig.from_dict(config.to_dict()) == config
         True
     """
@@ -224,14 +50,18 @@ class TileConfig(Checked):
     forward: IOParameters = field(default_factory=IOParameters)
     backward: IOParameters = field(default_factory=lambda: IOParameters(bound_management="none"))
     update: UpdateParameters = field(default_factory=UpdateParameters)
-    device: IdealDevice | ConstantStepDevice = field(default_factory=ConstantStepDevice)
+    device: IdealDevice | PulsedDevice | PCMLikeNoiseModel | Compound = field(
+        default_factory=ConstantStepDevice
+    )
+    mapping: MappingParameters = field(default_factory=MappingParameters)
 
     def _check(self) -> None:
         for name, *kinds in (
             ("forward", IOParameters),
             ("backward", IOParameters),
             ("update", UpdateParameters),
-            ("device", IdealDevice, ConstantStepDevice),
+            ("device", IdealDevice, PulsedDevice, PCMLikeNoiseModel, *_COMPOUNDS),
+            ("mapping", MappingParameters),
         ):
             if not isinstance(getattr(self, name), tuple(kinds)):
                 wanted = " or ".join(kind.__name__ for kind in kinds)
@@ -241,13 +71,38 @@ class TileConfig(Checked):
 
     def hardware_aware(self) -> "TileConfig":
         """The same forward product; exact errors and exact updates by any optimizer."""
-        return replace(self, backward=IOParameters.perfect(), device=IdealDevice())
+        device = IdealDevice()
+        if self.omega:
+            device = IdealDevice(w_max=self.w_bound)
+        return replace(self, backward=IOParameters.perfect(), device=device)
+
+    @property
+    def omega(self) -> float:
+        """The mapping's ``weight_scaling_omega``; for conductances, always scaled, 1 where 0."""
+        always = float(isinstance(self.device, PCMLikeNoiseModel))
+        return self.mapping.weight_scaling_omega or always
+
+    @property
+    def w_bound(self) -> float:
+        """The largest magnitude that a mean device holds on either side of zero."""
+        if isinstance(self.device, PCMLikeNoiseModel):
+            return 1.0
+        if isinstance(self.device, IdealDevice):
+            return self.device.w_max
+        device = self.cross_point
+        assert device is not None  # it is no other
+        return min(device.w_max, -device.w_min)
+
+    @property
+    def cross_point(self) -> PulsedDevice | None:
+        """The device that holds a weight and is moved by pulses; None where there is none."""
+        if isinstance(self.device, _COMPOUNDS):
+            return self.device.device
+        return self.device if isinstance(self.device, PulsedDevice) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dicts of plain numbers: what YAML writes."""
-        plain = asdict(self)
-        plain["device"] = {"kind": type(self.device).__name__} | plain["device"]
-        return plain
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "TileConfig":
@@ -258,12 +113,20 @@ class TileConfig(Checked):
         """
         parts = dict(plain)
         device = dict(parts.pop("device", {}))
-        kinds = {"forward": IOParameters, "backward": IOParameters, "update": UpdateParameters}
+        kinds: dict[str, type] = {
+            "forward": IOParameters,
+            "backward": IOParameters,
+            "update": UpdateParameters,
+            "mapping": MappingParameters,
+        }
         if unknown := sorted(set(parts) - set(kinds)):
             raise ValueError(f"config: got {unknown}, allowed: {', '.join([*kinds, 'device'])}")
-        kind = check_choice("device.kind", device.pop("kind", "ConstantStepDevice"), DEVICES)
+        mapping = parts.get("mapping")
+        if isinstance(mapping, Mapping) and mapping.get("arrays") is not None:
+            arrays = _make(AnalogArrays, "arrays", mapping["arrays"])
+            parts["mapping"] = {**mapping, "arrays": arrays}
         made = {name: _make(kinds[name], name, part) for name, part in parts.items()}
-        return cls(**made, device=_make(DEVICES[kind], "device", device))
+        return cls(**made, device=_make_device("device", device))
 
     def to_yaml(self) -> str:
         """As YAML text; needs PyYAML, which the library itself does not."""
@@ -279,38 +142,29 @@ class TileConfig(Checked):
         return cls.from_dict(yaml.safe_load(text) or {})
 
 
-def ideal() -> TileConfig:
-    """A digital layer in other clothes: exact products, exact updates by any optimizer."""
-    perfect = IOParameters.perfect()
-    return TileConfig(perfect, perfect, UpdateParameters(), IdealDevice())
+def _plain(part: Any) -> Any:
+    """An object as nested dicts; devices say of which kind they are."""
+    if not is_dataclass(part):
+        return list(part) if isinstance(part, tuple) else part
+    kind = {"kind": type(part).__name__} if type(part).__name__ in _KINDS else {}
+    return kind | {one.name: _plain(getattr(part, one.name)) for one in fields(part)}
 
 
-def rpu_baseline() -> TileConfig:
-    """The baseline resistive processing unit: constant steps, 7-bit DAC, 9-bit ADC.
-
-    Devices: the specification of Gokmen & Vlasov, Front. Neurosci. 10:333 (2016). Noise, bound and
-    update management: Gokmen, Onen & Haensch, Front. Neurosci. 11:538 (2017). As aihwkit 1.2.0's
-    defaults have it.
-    """
-    return TileConfig()
-
-
-def reram() -> TileConfig:
-    """A resistive memory with soft bounds.
-
-    Devices: aihwkit's ``ReRamSBPresetDevice``, its loose fit of Gong et al., Nat. Commun. 9:2102
-    (2018). Without that preset's write noise, and with cycle-to-cycle noise in proportion to the
-    step where the preset adds it to it. Periphery and pulses as in :func:`rpu_baseline`.
-    """
-    return TileConfig(
-        device=SoftBoundsDevice(
-            dw_min=0.002, dw_min_std=3.75, w_max=1.25, w_max_dtod=0.24, w_min=-0.75, w_min_dtod=0.4
-        )
-    )
-
-
-PRESETS = {"ideal": ideal, "rpu_baseline": rpu_baseline, "reram": reram}
-"""Every preset by name."""
+def _make_device(name: str, part: Mapping[str, Any]) -> Any:
+    if not isinstance(part, Mapping):
+        raise TypeError(f"{name}: got {part!r}, expected a mapping")
+    numbers = dict(part)
+    kind = check_choice(f"{name}.kind", numbers.pop("kind", "ConstantStepDevice"), _KINDS)
+    if kind in COMPOUNDS:
+        for inner in {"device", "fast_device", "slow_device"} & numbers.keys():
+            numbers[inner] = _make_device(f"{name}.{inner}", numbers[inner])
+        for inner, its in (
+            ("transfer_forward", IOParameters),
+            ("transfer_update", UpdateParameters),
+        ):
+            if inner in numbers:
+                numbers[inner] = _make(its, f"{name}.{inner}", numbers[inner])
+    return _make(_KINDS[kind], name, numbers)
 
 
 def _make(kind: type, name: str, part: Mapping[str, Any]) -> Any:

@@ -1,8 +1,7 @@
-"""Layers whose products run on analog tiles, and the conversion of a network to them."""
+"""Layers whose products run on analog tiles."""
 
-import copy
 import math
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import torch
@@ -10,15 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rapa_lib._checks import check_bool, check_int
-from rapa_lib._seeds import mix_seeds
+from rapa_lib._checks import check_bool
 from rapa_lib.analog._config import TileConfig
 from rapa_lib.analog._tile_array import _PIXEL, AnalogTileArray
-from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.analog._tile_grid import AnalogTileGrid
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.products import operators as ops
 from rapa_lib.layers.products.geometry import Geometry, kernels_of, matrices_of
-from rapa_lib.networks.convert import _replace
 
 
 class _OnTiles(nn.Module):
@@ -51,7 +48,8 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
     for any optimizer. Biases are digital.
 
     Args:
-        in_channels … tile_init: as in :class:`rapa_lib.RapaConv2d`; groups must be 1.
+        in_channels … tile_init: as in :class:`rapa_lib.RapaConv2d`; groups lie on arrays of their
+            own.
         config: what the tiles are made of; None: :func:`rpu_baseline`.
         seed: of the devices; None takes one from PyTorch's generator.
 
@@ -76,14 +74,14 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        if self.groups != 1:
-            raise ValueError(f"groups: got {self.groups}, allowed on analog tiles: 1")
-        per_patch = math.prod(self.kernel_size) * self.in_channels
+        check_bool("bias", bias)
+        per_patch = math.prod(self.kernel_size) * (self.in_channels // self.groups)
         (n_tiles,), (config, seed) = lead, self._make
-        self.tiles = AnalogTileArray(
-            n_tiles, per_patch, self.out_channels, config, seed=seed, device=device, dtype=dtype
-        )
-        if bias:
+        self.tiles = _tiles_for(
+            n_tiles, per_patch, self.out_channels, config, self.groups,
+            seed=seed, device=device, dtype=dtype,
+        )  # fmt: skip
+        if check_bool("bias", bias):
             shape = (*lead, self.out_channels)
             self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         else:
@@ -91,13 +89,32 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
 
     def reset_parameters(self) -> None:
         """Draw kernels and biases anew; kernels are kept inside the devices' bounds."""
-        super().reset_parameters()
-        self.tiles.clip()
+        if _is_view(self.tiles):
+            super().reset_parameters()
+            self.tiles.clip()
+            return
+        like = self.weight
+        digital = RapaConv2d(
+            self.in_channels, self.out_channels, self.kernel_size, groups=self.groups,
+            bias=self.bias is not None, device=like.device, dtype=like.dtype,
+            n_tiles=self.n_tiles, tile_init=self.tile_init,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*outside the bounds of their devices")
+            self.program(digital.weight.detach())
+        if self.bias is not None and digital.bias is not None:
+            with torch.no_grad():
+                self.bias.copy_(digital.bias)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # the parameter is the tiles' own
-        """The kernels (n_tiles, out_channels, in_channels, height, width): a view of the tiles'."""
-        return kernels_of(self.tiles.matrices.unflatten(1, (*self.kernel_size, self.in_channels)))
+        """The kernels (n_tiles, out_channels, in_channels / groups, height, width).
+
+        A view of what the tiles hold, unless that is scaled or split over several arrays.
+        """
+        size = (*self.kernel_size, self.in_channels // self.groups)
+        weight = self.tiles.weight if _is_view(self.tiles) else self.tiles.read()
+        return kernels_of(weight.transpose(1, 2).unflatten(1, size))
 
     def program(self, weight: Tensor) -> None:
         """Write kernels of the shape of ``weight``; see :meth:`AnalogTileArray.program`."""
@@ -122,7 +139,6 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
 
         Raises:
             TypeError: if ``conv`` is no such convolution.
-            ValueError: if it has groups.
         """
         if isinstance(conv, nn.Conv2d):
             conv = RapaConv2d.from_conv2d(conv, n_tiles=1, tiling="none")
@@ -163,7 +179,17 @@ class AnalogRapaConv2d(_OnTiles, RapaConv2d):
         if assignment is None:  # one tile computes everything
             assignment = torch.zeros(1, geometry.n_patches, dtype=torch.long, device=x.device)
             assignment = assignment.expand(len(x), -1)
-        return _Product.apply(x, self.tiles.weight, bias, self.tiles, assignment, geometry)
+        if isinstance(self.tiles, AnalogTileArray):
+            return _Product.apply(x, self.tiles.weight, bias, self.tiles, assignment, geometry)
+        left, right, top, bottom = pads
+        columns = F.unfold(
+            F.pad(x, (left, right, top, bottom)), self.kernel_size, self.dilation, 0, self.stride
+        )
+        channels = self.in_channels // self.groups
+        patches = columns.unflatten(1, (self.groups, channels, math.prod(self.kernel_size)))
+        rows = patches.permute(0, 4, 1, 3, 2).flatten(3).flatten(0, 1)  # as kernels are laid out
+        y = _product_of_grid(self.tiles, rows, bias, assignment.reshape(-1))
+        return y.view(len(x), -1, self.out_channels).mT.unflatten(2, geometry.output)
 
 
 class AnalogLinear(_OnTiles):
@@ -196,11 +222,11 @@ class AnalogLinear(_OnTiles):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.tiles = AnalogTileArray(
+        self.tiles = _tiles_for(
             1, in_features, out_features, config, seed=seed, device=device, dtype=dtype
         )
         self.in_features, self.out_features = in_features, out_features
-        if bias:
+        if check_bool("bias", bias):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
@@ -209,16 +235,20 @@ class AnalogLinear(_OnTiles):
     def reset_parameters(self) -> None:
         """Draw weights and biases as ``Linear`` does; weights are kept inside the bounds."""
         bound = self.in_features**-0.5
-        with torch.no_grad():
-            self.weight.uniform_(-bound, bound)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*outside the bounds of their devices")
+            if _is_view(self.tiles):
+                self.weight.uniform_(-bound, bound)
+                self.tiles.clip()
+            else:
+                self.tiles.program(torch.empty_like(self.tiles.read()).uniform_(-bound, bound))
             if self.bias is not None:
                 self.bias.uniform_(-bound, bound)
-        self.tiles.clip()
 
     @property
     def weight(self) -> Tensor:
-        """The weights (out_features, in_features): a view of the tile's."""
-        return self.tiles.weight[0]
+        """The weights (out_features, in_features); a view as in :class:`AnalogRapaConv2d`."""
+        return (self.tiles.weight if _is_view(self.tiles) else self.tiles.read())[0]
 
     @classmethod
     def from_digital(
@@ -246,11 +276,51 @@ class AnalogLinear(_OnTiles):
         rows = x.reshape(-1, self.in_features, 1, 1)
         tile = torch.zeros(1, 1, dtype=torch.long, device=x.device).expand(len(rows), -1)
         bias = None if self.bias is None else self.bias[None]
-        y = _Product.apply(rows, self.tiles.weight, bias, self.tiles, tile, _PIXEL)
+        if isinstance(self.tiles, AnalogTileArray):
+            y = _Product.apply(rows, self.tiles.weight, bias, self.tiles, tile, _PIXEL)
+        else:
+            y = _product_of_grid(self.tiles, rows.view(len(rows), 1, -1), bias, tile[:, 0])
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"bias={self.bias is not None}"
+
+
+def _tiles_for(
+    n_tiles: int,
+    in_features: int,
+    out_features: int,
+    config: TileConfig | None,
+    groups: int = 1,
+    **others: Any,
+) -> AnalogTileArray | AnalogTileGrid:
+    """Tiles for a layer: one array for each, or several."""
+    if config is not None and not isinstance(config, TileConfig):
+        raise TypeError(f"config: got {config!r}, expected a TileConfig")
+    split = config is not None and config.mapping.splits(in_features, out_features // groups)
+    if groups == 1 and not split:
+        return AnalogTileArray(n_tiles, in_features, out_features, config, **others)
+    return AnalogTileGrid(n_tiles, in_features, out_features, config, groups=groups, **others)
+
+
+def _is_view(tiles: AnalogTileArray | AnalogTileGrid) -> bool:
+    """Whether a layer's weight is the parameter of its tiles."""
+    return isinstance(tiles, AnalogTileArray) and tiles.scale is None
+
+
+def _product_of_grid(
+    grid: AnalogTileGrid, rows: Tensor, bias: Tensor | None, tile: Tensor
+) -> Tensor:
+    """Multiply vectors (P, groups, K) with their tile's matrix, array by array: (P, M)."""
+    sums: dict[int, Tensor] = {}
+    for (group, row, col), array in zip(grid.where, grid.arrays, strict=True):
+        part = rows[:, group, row, None, None]
+        y = _Product.apply(part, array.weight, None, array, tile[:, None], _PIXEL).flatten(1)
+        sums[col.start] = sums[col.start] + y if col.start in sums else y
+    y = torch.cat([sums[start] for start in sorted(sums)], 1)
+    if bias is None:
+        return y
+    return y + bias[tile.clamp_min(0)] * (tile >= 0)[:, None]
 
 
 class _Product(torch.autograd.Function):
@@ -267,22 +337,22 @@ class _Product(torch.autograd.Function):
         geometry: Geometry,
     ) -> Tensor:
         ctx.tiles, ctx.geometry, ctx.input_size = tiles, geometry, x.shape[2:]
-        ctx.save_for_backward(x, weight, assignment)
+        ctx.save_for_backward(x, weight, assignment)  # a changed weight is noticed
         if tiles.config.forward.is_perfect:
-            kernels = _kernels(weight, geometry)
+            kernels = _kernels(tiles.effective(), geometry)
             return ops.forward(x, kernels, bias, assignment, *_conv(geometry))
         return tiles.convolve(x, assignment, geometry, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, assignment = ctx.saved_tensors
+        x, _, assignment = ctx.saved_tensors
         tiles, geometry = ctx.tiles, ctx.geometry
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
             if tiles.config.backward.is_perfect:
                 by_x = ops.grad_input(
-                    grad, _kernels(weight, geometry), assignment, list(ctx.input_size),
+                    grad, _kernels(tiles.effective(), geometry), assignment, list(ctx.input_size),
                     *_conv(geometry),
                 )  # fmt: skip
             else:
@@ -292,7 +362,7 @@ class _Product(torch.autograd.Function):
                 grad, x, assignment, tiles.n_tiles, list(geometry.kernel), *_conv(geometry)
             )
             by_weight = matrices_of(by_weight).flatten(1, 3).transpose(1, 2)
-        elif ctx.needs_input_grad[1]:
+        elif ctx.needs_input_grad[1] and tiles.is_pulsed:
             tiles.remember(x.detach(), grad, assignment, geometry)
         if ctx.needs_input_grad[2] and by_bias is None:
             by_bias = _sum_by_tile(grad, assignment, tiles.n_tiles)
@@ -317,59 +387,3 @@ def _sum_by_tile(grad: Tensor, assignment: Tensor, n_tiles: int) -> Tensor:
     rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
     total = grad.new_zeros(n_tiles + 1, grad.shape[1])
     return total.index_add_(0, assignment.flatten() + 1, rows)[1:]
-
-
-def convert_to_analog(
-    model: nn.Module, config: TileConfig, *, seed: int | None = None, inplace: bool = False
-) -> nn.Module:
-    """Put every convolution and linear layer of a model on analog tiles.
-
-    Weights are programmed as they are; those outside the bounds of their devices are clipped, with
-    a warning a layer that counts them. Layers that are analog already are programmed onto new
-    tiles: this is how a network trained with ``config.hardware_aware()`` moves to real devices.
-
-    Args:
-        model: a module with ``Conv2d``, ``RapaConv2d`` or ``Linear`` layers.
-        config: what the tiles are made of.
-        seed: of the devices; None takes one from PyTorch's generator.
-        inplace: change ``model`` itself instead of a copy.
-
-    Returns:
-        The converted model. A layer used in several places stays shared.
-
-    Raises:
-        ValueError: if the model has no such layer, or a perforated, noisy or grouped
-            convolution.
-        TypeError: if an argument is of the wrong type.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
-    if not isinstance(config, TileConfig):
-        raise TypeError(f"config: got {config!r}, expected a TileConfig")
-    check_bool("inplace", inplace)
-    seed = int(torch.randint(2**31, ())) if seed is None else check_int("seed", seed, low=0)
-    kinds: dict[type[nn.Module], Callable[..., nn.Module]] = {
-        nn.Conv2d: AnalogRapaConv2d.from_digital, RapaConv2d: AnalogRapaConv2d.from_digital,
-        nn.Linear: AnalogLinear.from_digital, AnalogLinear: AnalogLinear.from_digital,
-    }  # fmt: skip
-    found = [
-        (name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, (*kinds, PatchConv2d))
-    ]
-    if not found:
-        raise ValueError("model: it has no Conv2d, RapaConv2d or Linear layer to convert")
-    for name, layer in found:
-        grouped = getattr(layer, "groups", 1) != 1
-        if grouped or not isinstance(layer, tuple(kinds)):  # a control's convolution
-            what = "groups" if grouped else type(layer).__name__
-            raise ValueError(f"model: layer {name!r} ({what}) cannot be put on analog tiles")
-    number = {name: i for i, (name, _) in enumerate(found)}
-
-    def convert(name: str, layer: nn.Module) -> nn.Module | None:
-        if name not in number:
-            return None
-        program = next(make for digital, make in kinds.items() if isinstance(layer, digital))
-        return program(layer, config, seed=mix_seeds(seed, number[name]))
-
-    return _replace(model if inplace else copy.deepcopy(model), convert)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
+from rapa_lib._checks import check_real
 from rapa_lib.analog._tile_array import AnalogTileArray
 
 
@@ -25,8 +26,9 @@ class AnalogSGD(torch.optim.SGD):
         others: as in :class:`torch.optim.SGD`.
 
     Raises:
-        ValueError: if lr is negative, when built or, after a schedule, in a step.
-        TypeError: if the model is none.
+        ValueError: if lr, momentum or weight_decay is negative or not finite, when built or, for
+            lr, after a schedule, in a step.
+        TypeError: if the model is none, or one of these no number.
     """
 
     def __init__(
@@ -34,11 +36,15 @@ class AnalogSGD(torch.optim.SGD):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
+        check_real("lr", lr, low=0)
+        for name in ("momentum", "weight_decay"):
+            if name in others:
+                check_real(name, others[name], low=0)
         super().__init__(model.parameters() if params is None else params, lr=lr, **others)
         self._tiles = {
             layer.weight: layer
             for layer in model.modules()
-            if isinstance(layer, AnalogTileArray) and not layer.is_ideal
+            if isinstance(layer, AnalogTileArray) and layer.is_pulsed
         }
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # of two overloads

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rapa_lib.analog._config import IOParameters
+from rapa_lib.analog._io_config import IOParameters
 from rapa_lib.layers.products.gathered import Blocks
 
 

@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor
 
-from rapa_lib.analog._config import IOParameters
+from rapa_lib.analog._io_config import IOParameters
 from rapa_lib.analog._periphery import analog_product
 from rapa_lib.layers.products import gathered
 from rapa_lib.layers.products.gathered import Blocks

@@ -7,12 +7,13 @@ trains fire in a slot, up if d · x is negative. Sources: Gokmen & Vlasov, Front
 once: Rasch, Gokmen & Haensch, arXiv 1906.02698 (2019).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rapa_lib.analog._config import UpdateParameters
+from rapa_lib.analog._io_config import UpdateParameters
 from rapa_lib.analog._periphery import check_finite
 
 # Bits of a chunk, as numbers. Small enough to stay near the cache.
@@ -72,6 +73,10 @@ class Counts(NamedTuple):
     down: Tensor
     up_var: Tensor | None = None
     down_var: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Counts":
+        """The same with every tensor changed."""
+        return Counts(*(None if c is None else change(c) for c in self))  # type: ignore[arg-type]
 
 
 class Exact:

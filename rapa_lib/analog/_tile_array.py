@@ -1,6 +1,5 @@
 """Many tiles of one shape, as one batch of matrices."""
 
-import math
 import warnings
 from typing import Any
 
@@ -8,27 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
+from rapa_lib._seeds import mix_seeds, seeded_generator
 from rapa_lib.analog import _compiled, _products
-from rapa_lib.analog._config import ConstantStepDevice, IdealDevice, TileConfig
-from rapa_lib.analog._devices import (
-    CrossPoints,
-    clip,
-    draw_devices,
-    move,
-    n_sections,
-    pulse_by_pulse,
-)
+from rapa_lib.analog._compound_config import MixedPrecisionCompound, TransferCompound
+from rapa_lib.analog._compounds import MixedPrecision, Transfer, make_compound
+from rapa_lib.analog._config import TileConfig
+from rapa_lib.analog._crossbar import Crossbar, Signals
+from rapa_lib.analog._device_config import IdealDevice
+from rapa_lib.analog._devices import CrossPoints, clip, draw_devices
+from rapa_lib.analog._drift import Drift
+from rapa_lib.analog._pcm import ConductancePairs, PCMLikeNoiseModel
 from rapa_lib.analog._periphery import check_finite
-from rapa_lib.analog._pulses import METHODS, Counts, Trains
-from rapa_lib.layers.products.door import check_fits, check_plain, check_product
-from rapa_lib.layers.products.gathered import Blocks
-from rapa_lib.layers.products.geometry import Geometry, kernels_of, pixels_of
+from rapa_lib.analog._tile_checks import at_patches, check_groups, check_tiles, images_of
+from rapa_lib.layers._patch_conv import check_kernels
+from rapa_lib.layers.products.geometry import Geometry
 
+_FAST_DEVICES = 1  # mixed into a tile array's seed
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-# Tiles whose devices are moved at once: a dozen tensors of their size exist meanwhile.
-_MOVE_BYTES = 2 * 2**20
-# Trains of errors that the compiled update holds at once.
-_TRAINS_BYTES = 64 * 2**20
 
 
 class AnalogTileArray(nn.Module):
@@ -78,20 +73,45 @@ class AnalogTileArray(nn.Module):
         self.config = TileConfig() if config is None else config
         if not isinstance(self.config, TileConfig):
             raise TypeError(f"config: got {config!r}, expected a TileConfig")
+        check_kernels(n_tiles, in_features, out_features, device, dtype)
         # In memory a row of neighbouring outputs for each input: as the products read it.
         matrices = torch.zeros(n_tiles, in_features, out_features, device=device, dtype=dtype)
         if matrices.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype: got {matrices.dtype}, allowed: torch.float32, torch.float64")
         self.weight = nn.Parameter(matrices.transpose(1, 2))
         self._pending: list[tuple] = []
+        self.scale: Tensor | None
+        self.register_buffer("scale", None)
+        self.hidden: Tensor | None
+        self.register_buffer("hidden", None)
+        self._drift: Drift | None = None
+        self._pairs: ConductancePairs | None = None
+        self._compound: Transfer | MixedPrecision | None = None
+        self.slow: Tensor | None
+        self.register_buffer("slow", None)
         if isinstance(self.config.device, IdealDevice):
             return
+        if self.config.omega:
+            self.scale = self._scale_of(torch.zeros_like(self.weight))
         seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
-        points = draw_devices(
-            self.config.device, matrices.shape, check_int("seed", seed, low=0), matrices
-        )
-        for name, values in points._asdict().items():
+        seed = check_int("seed", seed, low=0)
+        if isinstance(self.config.device, PCMLikeNoiseModel):
+            self._pairs, self._seed = ConductancePairs(self.config.device, self.weight), seed
+            return
+        cross_point = self.config.cross_point
+        assert cross_point is not None
+        if isinstance(self.config.device, TransferCompound | MixedPrecisionCompound):
+            ours = mix_seeds(seed, _FAST_DEVICES)
+            self._compound = make_compound(self.config.device, matrices, ours)
+            if getattr(self.config.device, "gamma", 0):
+                self.slow = torch.zeros_like(matrices).transpose(1, 2)
+        points = draw_devices(cross_point, matrices.shape, seed, matrices)
+        for name, values in points.present().items():
             self.register_buffer(name, values.transpose(1, 2))
+        if cross_point.write_noise:
+            self.hidden = torch.zeros_like(matrices).transpose(1, 2)
+        if points.nu is not None:
+            self._drift = Drift(self.weight, cross_point.drift_t_0)
 
     @property
     def is_ideal(self) -> bool:
@@ -99,19 +119,74 @@ class AnalogTileArray(nn.Module):
         return isinstance(self.config.device, IdealDevice)
 
     @property
+    def is_pulsed(self) -> bool:
+        """Whether pulses move weights."""
+        return self.config.cross_point is not None
+
+    @property
     def matrices(self) -> Tensor:
-        """The weights as the products take them, (T, K, M), without a copy."""
+        """What the devices hold, as the products take it, (T, K, M), without a copy."""
         return self.weight.transpose(1, 2)
 
+    def effective(self) -> Tensor:
+        """The weights (T, M, K) that products have: what devices hold times its scale.
+
+        Without scaling, and of ideal devices, it is the parameter itself.
+        """
+        return self.weight if self.scale is None else self.weight * self.scale[:, :, None]
+
     def read(self) -> Tensor:
-        """A copy of the weights, (T, M, K), without noise."""
-        return self.weight.detach().clone()
+        """A copy of the weights, (T, M, K), without noise, scale included."""
+        return self.effective().detach().clone()
+
+    @torch.no_grad()
+    def drift(self, t_inference: float, seed: int | None = None) -> None:
+        """See :func:`rapa_lib.analog.drift`."""
+        if self._pairs is None:
+            kind = type(self.config.device).__name__
+            raise ValueError(f"device: got {kind}, allowed: PCMLikeNoiseModel")
+        t = check_real("t_inference", t_inference, low=0)
+        generator = seeded_generator(seed, self.weight.device)
+        self.weight.copy_(self._pairs.drifted(t, generator))
+        if self._pairs.model.drift_compensation:
+            self._pairs.compensate(self._readout())
+
+    def _readout(self) -> Tensor:
+        """The mean current of each array's outputs, (T,), all inputs at one: the two devices of a
+        weight are on lines of their own, so that a line's sum is large beside the noise of a read.
+        """
+        held = self.matrices.detach().abs()
+        path = _compiled if _compiled.serves(held) else _products
+        ones = held.new_ones(self.n_tiles, self.in_features)
+        tile = torch.arange(self.n_tiles, device=held.device)[:, None]
+        y = path.forward(images_of(ones), held, None, tile, _PIXEL, self.config.forward)
+        return y.flatten(1).mean(1)
+
+    def _scale_of(self, weight: Tensor) -> Tensor:
+        """The digital factors (T, M), or (T, 1), under which devices hold these weights."""
+        mapping, tile = self.config.mapping, weight.detach().abs()
+        largest = tile.amax(2) if mapping.weight_scaling_columnwise else tile.amax((1, 2))[:, None]
+        full = self.config.omega * self.config.w_bound
+        return torch.where(largest > 0, largest / full, 1)
+
+    def _held(self) -> tuple[Tensor, Tensor | None]:
+        """What products read, (T, K, M), and the factors of their outputs; None: none.
+
+        Ideal devices are scaled anew in every product, as if they had just been programmed.
+        """
+        if not self.config.omega:
+            return self.matrices.detach(), None
+        if self.scale is not None:
+            more = 1 if self._pairs is None else self._pairs.compensation
+            return self.matrices.detach(), self.scale * more
+        scale = self._scale_of(self.weight)
+        return self.matrices.detach() / scale[:, None], scale
 
     @torch.no_grad()
     def program(self, weight: Tensor) -> None:
-        """Write weights (T, M, K); those outside the bounds of their devices are clipped.
+        """Write weights (T, M, K), scaled if the mapping says so.
 
-        A warning counts them.
+        Those outside the bounds of their devices are clipped. A warning counts them.
 
         Raises:
             ValueError: if the shape does not fit.
@@ -122,7 +197,16 @@ class AnalogTileArray(nn.Module):
                 f"weight: got shape {tuple(weight.shape)}, expected {tuple(self.weight.shape)}"
             )
         check_finite("weight", weight)
+        if self.scale is not None:
+            self.scale.copy_(self._scale_of(weight))
+            weight = weight / self.scale[:, :, None]
         self.weight.copy_(weight)
+        if self._pairs is not None:
+            self.weight.copy_(
+                self._pairs.write(weight, seeded_generator(self._seed, self.weight.device))
+            )
+            self._pairs.remember(self._readout())
+            return
         if n_clipped := self.clip():
             warnings.warn(
                 f"{n_clipped} of {weight.numel()} weights are outside the bounds of their devices "
@@ -132,12 +216,44 @@ class AnalogTileArray(nn.Module):
 
     @torch.no_grad()
     def clip(self) -> int:
-        """Move weights into the bounds of their devices; return how many were outside."""
-        if self.is_ideal:
+        """Move weights into the bounds of their devices; return how many were outside.
+
+        Devices with write noise are written anew: what is read of them is drawn again.
+        """
+        if not self.is_pulsed:
             return 0
         before = self.weight.detach().clone()
         clip(self.weight.data, self.points())
-        return int((before != self.weight).sum())
+        outside = int((before != self.weight).sum())
+        if self.slow is not None:
+            self.slow.copy_(self.weight)
+        if self.hidden is not None:
+            self.hidden.copy_(self.weight)
+            self._crossbar().write()
+        if self._compound is not None:
+            self._compound.reset()
+            self._show()
+        return outside
+
+    @torch.no_grad()
+    def let_time_pass(self) -> None:
+        """Let one mini-batch of time pass: weights decay and drift as their devices do.
+
+        :class:`AnalogSGD` calls it once after the pulses of each step.
+        """
+        if not self.is_pulsed:
+            return
+        points = self.points()
+        moved = self._crossbar().moved.transpose(1, 2)
+        if points.decay is not None:
+            moved.mul_(points.decay)
+        if points.nu is not None and self._drift is not None:
+            self._drift.apply_to(moved, points)
+        if points.decay is not None or points.nu is not None:
+            self._crossbar().write()
+        if self._compound is not None:
+            self._compound.let_time_pass()
+            self._show()
 
     def points(self) -> CrossPoints:
         """The devices' parameters, each (T, M, K).
@@ -145,9 +261,10 @@ class AnalogTileArray(nn.Module):
         Raises:
             ValueError: if the devices are ideal and have none.
         """
-        if self.is_ideal:
-            raise ValueError("device: got IdealDevice, which has no cross-points")
-        return CrossPoints(*(getattr(self, name) for name in CrossPoints._fields))
+        if not self.is_pulsed:
+            kind = type(self.config.device).__name__
+            raise ValueError(f"device: got {kind}, which has no cross-points")
+        return CrossPoints(*(getattr(self, name, None) for name in CrossPoints._fields))  # type: ignore[arg-type]
 
     @torch.no_grad()
     def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
@@ -165,8 +282,8 @@ class AnalogTileArray(nn.Module):
             ValueError: if shapes do not fit or a tile does not exist.
             NotFiniteError: if an input is not finite.
         """
-        groups = self._groups(groups, x, "x", self.in_features)
-        return self.convolve(_images(x), groups, _PIXEL).flatten(1)
+        groups = check_groups(self, groups, x, "x", self.in_features)
+        return self.convolve(images_of(x), groups, _PIXEL).flatten(1)
 
     @torch.no_grad()
     def backward(self, d: Tensor, groups: Tensor | None = None) -> Tensor:
@@ -182,8 +299,8 @@ class AnalogTileArray(nn.Module):
         Raises:
             ValueError: as :meth:`forward`.
         """
-        groups = self._groups(groups, d, "d", self.out_features)
-        return self.convolve_backward(_images(d), groups, (1, 1), _PIXEL).flatten(1)
+        groups = check_groups(self, groups, d, "d", self.out_features)
+        return self.convolve_backward(images_of(d), groups, (1, 1), _PIXEL).flatten(1)
 
     @torch.no_grad()
     def update(self, x: Tensor, d: Tensor, lr: float, groups: Tensor | None = None) -> None:
@@ -197,29 +314,32 @@ class AnalogTileArray(nn.Module):
         Raises:
             ValueError: as :meth:`forward`, or if lr is negative.
         """
-        groups = self._groups(groups, x, "x", self.in_features)
-        self._groups(groups[:, 0], d, "d", self.out_features)
-        self.update_patches(_images(x), _images(d), groups, _PIXEL, lr)
+        groups = check_groups(self, groups, x, "x", self.in_features)
+        check_groups(self, groups[:, 0], d, "d", self.out_features)
+        self.update_patches(images_of(x), images_of(d), groups, _PIXEL, lr)
 
     def convolve(
         self, x: Tensor, assignment: Tensor, geometry: Geometry, bias: Tensor | None = None
     ) -> Tensor:
         """:meth:`forward` of the patches of images; a bias (T, M) is added digitally."""
-        self._check(geometry, assignment, x=x, bias=bias)
+        check_tiles(self, geometry, assignment, x=x, bias=bias)
         path = _compiled if _compiled.serves(x) else _products
-        return path.forward(
-            x, self.matrices.detach(), bias, assignment, geometry, self.config.forward
-        )
+        held, scale = self._held()
+        if scale is None:
+            return path.forward(x, held, bias, assignment, geometry, self.config.forward)
+        y = path.forward(x, held, None, assignment, geometry, self.config.forward)
+        y = y * at_patches(scale, assignment, y)
+        return y if bias is None else y + at_patches(bias, assignment, y, nothing=True)
 
     def convolve_backward(
         self, d: Tensor, assignment: Tensor, input_size: tuple[int, int], geometry: Geometry
     ) -> Tensor:
         """:meth:`backward` of the patches of images, added up where they overlap."""
-        self._check(geometry, assignment, grad=d, input_size=input_size)
+        check_tiles(self, geometry, assignment, grad=d, input_size=input_size)
         path = _compiled if _compiled.serves(d) else _products
-        return path.backward(
-            d, self.matrices.detach(), assignment, input_size, geometry, self.config.backward
-        )
+        held, scale = self._held()
+        d = d if scale is None else d * at_patches(scale, assignment, d)
+        return path.backward(d, held, assignment, input_size, geometry, self.config.backward)
 
     @torch.no_grad()
     def update_patches(
@@ -229,93 +349,32 @@ class AnalogTileArray(nn.Module):
         lr = check_real("lr", lr, low=0)
         if lr == 0 or assignment.numel() == 0:
             return
-        update, device = self.config.update, self.config.device
-        if isinstance(device, IdealDevice):
-            raise ValueError("device: got IdealDevice, whose weights an ordinary optimizer sets")
-        self._check(geometry, assignment, x=x, grad=d)
-        if update.method == "sequential":
-            self._update_sequentially(x, d, assignment, geometry, lr, device)
-            return
-        compiled = _compiled.serves_update(x, update)
-        section = math.ceil(len(x) / n_sections(device))
-        if compiled:
-            section = min(section, max(1, _TRAINS_BYTES // (4 * d[0].numel())))
-        for begin in range(0, len(x), section):
-            some = slice(begin, begin + section)
-            parts = (x[some], d[some], assignment[some], geometry)
-            if not compiled:
-                self._move(self._count(*parts, lr, device), device)
-                continue
-            ours = (*parts[:2], self.matrices.data, *parts[2:], (update, device, lr))
-            if n_sections(device) == 1:
-                _compiled.update(*ours, self._points_of_matrices())
-            else:
-                self._move(_compiled.count(*ours), device)
+        if not self.is_pulsed:
+            why = "whose weights an ordinary optimizer sets" if self.is_ideal else "for inference"
+            raise ValueError(f"device: got {type(self.config.device).__name__}, {why}")
+        check_tiles(self, geometry, assignment, x=x, grad=d)
+        if self.scale is not None:  # a step of the weight is 1/scale of it in what devices hold
+            d = d / at_patches(self.scale, assignment, d)
+        signals = Signals(x, d, assignment, geometry, lr)
+        if self._compound is None:
+            self._crossbar().send(signals, self.config.update)
+        else:
+            self._compound.update(self._crossbar(), signals, self.config.update)
+        self._show()
 
-    def _count(
-        self,
-        x: Tensor,
-        d: Tensor,
-        assignment: Tensor,
-        geometry: Geometry,
-        lr: float,
-        device: ConstantStepDevice,
-    ) -> Counts:
-        """Count the pulses of some images, a few of them at a time."""
-        sums = METHODS[self.config.update.method](self.matrices.data)
-        for chunk in _products.chunks(assignment, self.matrices):
-            blocks = Blocks.of(assignment[chunk], self.n_tiles)
-            rows = _products.patch_rows(geometry, x[chunk], blocks)
-            errors = blocks.take(pixels_of(d[chunk]).flatten(0, 2))
-            trains = Trains.of(rows, errors, lr, device.dw_min, self.config.update)
-            sums.add(trains, blocks.tile)
-        return sums.counts()
+    def _crossbar(self) -> Crossbar:
+        """The tiles as what pulses move, laid out as products take weights: no copies."""
+        device = self.config.cross_point
+        assert device is not None
+        hidden = None if self.hidden is None else self.hidden.transpose(1, 2)
+        points = self.points().map(lambda p: p.transpose(1, 2))
+        weight = self.matrices.data if self.slow is None else self.slow.transpose(1, 2)
+        return Crossbar(weight, points, device, hidden)
 
-    def _points_of_matrices(self) -> CrossPoints:
-        """The devices' parameters as the products take weights, (T, K, M), without a copy."""
-        return CrossPoints(*(p.transpose(1, 2) for p in self.points()))
-
-    def _move(self, counts: Counts, device: ConstantStepDevice) -> None:
-        size = self.in_features * self.out_features * self.weight.element_size()
-        step = max(1, _MOVE_BYTES // size)
-        points = self._points_of_matrices()
-        for begin in range(0, self.n_tiles, step):
-            part = slice(begin, begin + step)
-            move(
-                self.matrices.data[part],
-                Counts._make(None if c is None else c[part] for c in counts),
-                CrossPoints(*(p[part] for p in points)),
-                device,
-            )
-
-    def _update_sequentially(
-        self,
-        x: Tensor,
-        d: Tensor,
-        assignment: Tensor,
-        geometry: Geometry,
-        lr: float,
-        device: ConstantStepDevice,
-    ) -> None:
-        points = self._points_of_matrices()
-        make = (lr, device.dw_min, self.config.update)
-        tile = assignment.flatten()
-        # The n-th patch of every tile that has so many, for n = 0, 1, …
-        order = tile.argsort(stable=True)
-        order = order[tile[order] >= 0]
-        first = torch.searchsorted(tile[order], torch.arange(self.n_tiles, device=tile.device))
-        rank = torch.arange(len(order), device=tile.device) - first[tile[order]]
-        everything = Blocks(torch.arange(len(tile), device=tile.device)[None], None, None, 0)
-        rows = _products.patch_rows(geometry, x, everything)[0]
-        errors = pixels_of(d).flatten(0, 2)
-        for n in range(int(rank.max()) + 1 if len(rank) else 0):
-            patch = order[rank == n]
-            some = tile[patch]
-            weight = self.matrices.data[some]
-            trains = Trains.of(rows[patch, None], errors[patch, None], *make)
-            chosen = CrossPoints(*(p[some] for p in points))
-            pulse_by_pulse(weight, trains, chosen, device)
-            self.matrices.data[some] = weight
+    def _show(self) -> None:
+        """Let products read what fast and slow devices hold together."""
+        if self.slow is not None and self._compound is not None:
+            self.matrices.data.copy_(self._compound.visible(self.slow.transpose(1, 2)))
 
     def remember(self, *pair: Tensor | Geometry) -> None:
         """Keep what :meth:`update_patches` needs until :meth:`update_pending`."""
@@ -331,60 +390,7 @@ class AnalogTileArray(nn.Module):
         for x, d, assignment, geometry in self._pending:
             self.update_patches(x, d, assignment, geometry, lr)
         self.forget()
-
-    def _check(self, geometry: Geometry, assignment: Tensor, **others: Any) -> None:
-        """Check all that a product or an update is given, the tiles' own tensors included.
-
-        ``others`` are arguments of :func:`check_product`. Parameters can be replaced and attributes
-        set by anyone; compiled code believes them.
-        """
-        shape = (self.n_tiles, self.out_features, self.in_features)
-        check_plain("weight", self.weight, 3)
-        check_fits("weight", self.weight, shape, ("weight", self.weight))
-        per_pixel = math.prod(geometry.kernel)
-        if self.in_features % per_pixel:
-            raise ValueError(
-                f"kernel: got {tuple(geometry.kernel)}, which does not divide in_features = "
-                f"{self.in_features}"
-            )
-        size = (*geometry.kernel, self.in_features // per_pixel)
-        kernels = kernels_of(self.matrices.detach().unflatten(1, size))
-        checked = check_product(
-            weight=kernels, assignment=assignment, stride=geometry.stride,
-            padding=geometry.padding, dilation=geometry.dilation, groups=1, **others,
-        )  # fmt: skip
-        if checked != geometry:
-            raise ValueError(f"geometry: got {geometry}, expected {checked}")
-        if not self.is_ideal and {"x", "grad"} <= others.keys():  # an update moves the devices
-            steps = zip(self.weight.shape, self.weight.stride(), strict=True)
-            if any(n > 1 and step == 0 for n, step in steps):
-                raise ValueError(
-                    "weight: got an expanded tensor, expected a number for each device"
-                )
-            for name, values in self.points()._asdict().items():
-                check_plain(name, values, 3)
-                check_fits(name, values, shape, ("weight", self.weight))
-
-    def _groups(self, groups: Tensor | None, vectors: Tensor, name: str, width: int) -> Tensor:
-        """Groups as an assignment (P, 1), once vectors and groups are checked."""
-        if vectors.dim() != 2 or vectors.shape[1] != width:
-            raise ValueError(
-                f"{name}: got shape {tuple(vectors.shape)}, expected (vectors, {width})"
-            )
-        if vectors.dtype != self.weight.dtype:
-            raise TypeError(f"{name}: got {vectors.dtype}, but the weights are {self.weight.dtype}")
-        if groups is None:
-            return torch.zeros(len(vectors), 1, dtype=torch.long, device=vectors.device)
-        if groups.dtype != torch.long:
-            raise TypeError(f"groups: got {groups.dtype}, expected torch.int64 tile indices")
-        if groups.shape != (len(vectors),):
-            raise ValueError(f"groups: got shape {tuple(groups.shape)}, expected {len(vectors)}")
-        if len(groups) and not (int(groups.min()) >= -1 and int(groups.max()) < self.n_tiles):
-            raise ValueError(
-                f"groups: got indices {int(groups.min())} to {int(groups.max())}, allowed: -1 "
-                f"(no tile) to {self.n_tiles - 1}"
-            )
-        return groups[:, None]
+        self.let_time_pass()
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a network hold no half-done training step.
@@ -392,8 +398,3 @@ class AnalogTileArray(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.n_tiles} × ({self.out_features} × {self.in_features}), config={self.config}"
-
-
-def _images(vectors: Tensor) -> Tensor:
-    """Vectors (P, F) as images of one pixel, (P, F, 1, 1)."""
-    return vectors[:, :, None, None]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rapa_lib._checks import check_int, check_real
-from rapa_lib.analog._config import IdealDevice
-from rapa_lib.analog._devices import CrossPoints, fire
+from rapa_lib.analog._device_config import PulsedDevice
+from rapa_lib.analog._devices import CrossPoints, pulse
 from rapa_lib.analog._pulses import Trains, _bits
 from rapa_lib.analog._tile_array import AnalogTileArray
 
@@ -43,25 +43,29 @@ def trace_update(
         tile: which one.
 
     Raises:
-        ValueError: if the devices are ideal, shapes do not fit, there is no such tile, or lr is not
+        ValueError: if the devices are ideal, compound or have write noise, shapes do not fit, there is no such tile, or lr is not
             positive.
         NotFiniteError: if a number is not finite.
     """
     device = tiles.config.device
-    if isinstance(device, IdealDevice):
-        raise ValueError("tiles: got IdealDevice, which no pulse moves")
+    if not isinstance(device, PulsedDevice):
+        raise ValueError(f"tiles: got {type(device).__name__}, which pulses do not move directly")
+    if device.write_noise:
+        raise ValueError("tiles: got devices with write noise, allowed: without")
     for name, vector, width in (("x", x, tiles.in_features), ("d", d, tiles.out_features)):
         if vector.shape != (width,):
             raise ValueError(f"{name}: got shape {tuple(vector.shape)}, expected ({width},)")
     check_real("lr", lr, low=0, open_low=True)
     chosen = slice(check_int("tile", tile, low=0, high=tiles.n_tiles - 1), tile + 1)
-    points = CrossPoints(*(p.transpose(1, 2)[chosen] for p in tiles.points()))
+    points = CrossPoints(
+        *(None if p is None else p.transpose(1, 2)[chosen] for p in tiles.points())
+    )
     trains = Trains.of(x[None, None], d[None, None], lr, device.dw_min, tiles.config.update)
     n_slots = int(trains.bl.max())
     x_bits, d_bits = _bits(trains.x, n_slots)[:, 0], _bits(trains.d, n_slots)[:, 0]
     weight = tiles.matrices.data[chosen]
     weights = [weight[0].T.clone()]
     for slot in range(n_slots):
-        fire(weight, -x_bits[:, slot, :, None] * d_bits[:, slot, None, :], points, device)
+        pulse(weight, -x_bits[:, slot, :, None] * d_bits[:, slot, None, :], points, device)
         weights.append(weight[0].T.clone())
     return PulseTrace(x_bits[0], d_bits[0], torch.stack(weights))

@@ -24,9 +24,16 @@ struct Pulses {
     int64_t update_management, update_bl_management, fast;
     uint64_t seed;
 };
+// How steps depend on the weight; see _devices.py.
+struct Steps {
+    double dw_min_std, a, b, A_up, A_down, gamma_up, gamma_down, std_add, std_slope, write_noise;
+    int64_t kind, additive;
+};
 }
 
 namespace {
+
+enum { CONSTANT, LINEAR, EXPONENTIAL, POWER };
 
 constexpr int WIDTH = LANES<float>;
 using Floats = Vector<float>;
@@ -75,6 +82,37 @@ inline Words ones(Words v) {
 #endif
 }
 inline Floats to_floats(Words v) { return __builtin_convertvector((Ints)v, Floats); }
+// Natural logarithm of positive normal numbers (Cephes' polynomial).
+inline Floats logarithm(Floats v) {
+    const Words bits = bits_of(v);
+    Floats e = __builtin_convertvector((Ints)(bits >> 23) - 126, Floats);
+    Floats m = floats_of((bits & 0x007fffffu) | 0x3f000000u);
+    const Ints small = m < 0.707106781186547524f;
+    e += select(small, m - m - 1.0f, m - m);
+    m = select(small, m + m, m) - 1.0f;
+    const Floats z = m * m;
+    Floats y = 7.0376836292e-2f * m - 1.1514610310e-1f;
+    for (float c : {1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                    2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+        y = y * m + c;
+    return m + (y * m * z - 0.5f * z) + e * 0.693147180559945f;
+}
+// exp(v), for v held within ±80 (Cephes' polynomial).
+inline Floats exponential(Floats v) {
+    v = clamp(v, 80);
+    const Floats n = nearest(v * 1.44269504088896341f);
+    const Floats r = v - n * 0.693359375f + n * 2.12194440e-4f;
+    Floats y = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    for (float c : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        y = y * r + c;
+    y = y * r * r + r + 1.0f;
+    return y * floats_of((Words)(__builtin_convertvector(n, Ints) + 127) << 23);
+}
+// b^e for b in 0 … 1 and e ≥ 0.
+inline Floats power(Floats b, Floats e) {
+    const Floats result = exponential(e * logarithm(select(b > 1e-30f, b, b - b + 1e-30f)));
+    return select((b > 1e-30f) | (e == 0), result, b - b);
+}
 
 // Blackman and Vigna's xoshiro128++, one in each lane.
 class Random {
@@ -128,21 +166,6 @@ public:
 
 private:
     static Words turn(Words v, int n) { return (v << n) | (v >> (32 - n)); }
-    // Natural logarithm of positive normal numbers (Cephes' polynomial).
-    static Floats logarithm(Floats v) {
-        const Words bits = bits_of(v);
-        Floats e = __builtin_convertvector((Ints)(bits >> 23) - 126, Floats);
-        Floats m = floats_of((bits & 0x007fffffu) | 0x3f000000u);
-        const Ints small = m < 0.707106781186547524f;
-        e += select(small, m - m - 1.0f, m - m);
-        m = select(small, m + m, m) - 1.0f;
-        const Floats z = m * m;
-        Floats y = 7.0376836292e-2f * m - 1.1514610310e-1f;
-        for (float c : {1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
-                        2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
-            y = y * m + c;
-        return m + (y * m * z - 0.5f * z) + e * 0.693147180559945f;
-    }
     Words state[4];
     Floats spare{};
     bool spare_left = false;
@@ -494,37 +517,101 @@ void add_means(int64_t n, const float* x, const float* d, int64_t width, float* 
                 store(sums[part] + k * width + v * WIDTH, sum[part][k][v]);
 }
 
-// The devices of a layer, or where to put the counts of those that PyTorch moves.
+// The devices of a layer, or where to put the counts of those that PyTorch moves. Absent: null.
 struct Devices {
     float *weight, *up_var, *down_var;
-    const float *step_up, *step_down, *w_max, *w_min;
+    const float *step_up, *step_down, *w_max, *w_min, *shape_up, *shape_down, *reference;
+    float* read;  // what is read of weights that are written with noise
+    const Steps* steps;
 };
 
-// Move n devices with constant steps by their pulses.
-void move(const Devices& d, int64_t at, int64_t n, const float* up, const float* down,
-          const float* share, double cycle, Random& random) {
+// Some lanes of an array, from the i-th number.
+struct Some {
+    int64_t i, width;
+    Floats of(const float* from) const {
+        if (width == WIDTH) return load(from + i);
+        Floats some{};
+        std::memcpy(&some, from + i, width * sizeof(float));
+        return some;
+    }
+    void to(float* at, Floats v) const {
+        if (width == WIDTH)
+            store(at + i, v);
+        else
+            std::memcpy(at + i, &v, width * sizeof(float));
+    }
+};
+
+// Move devices with constant steps by their pulses.
+void move(const Devices& d, const Some& at, Floats u, Floats v, Floats cycle, Random& random) {
+    const Floats a = at.of(d.step_up), b = at.of(d.step_down);
+    const Floats variance = (u * a * a + v * b * b) * cycle;
+    Floats w = at.of(d.weight) + (u * a - v * b) + root(variance) * random.normal();
+    const Floats high = at.of(d.w_max), low = at.of(d.w_min);
+    w = select(w > high, high, w);
+    at.to(d.weight, select(w < low, low, w));
+}
+
+// Move devices whose steps depend on their weight: pulse by pulse, in random order.
+template <int KIND>
+void scan(const Devices& d, const Some& at, Floats u, Floats v, Random& random) {
+    const Steps& s = *d.steps;
+    const Floats up = at.of(d.step_up), down = at.of(d.step_down);
+    const Floats high = at.of(d.w_max), low = at.of(d.w_min), range = high - low;
+    const Floats inverse = 1 / select(range > 0, range, range - range + 1);
+    Floats p{}, q{}, reference{}, w = at.of(d.weight);
+    if (KIND != EXPONENTIAL) p = at.of(d.shape_up), q = at.of(d.shape_down);
+    if (d.reference) reference = at.of(d.reference);
+    const Ints reached = (u + v) > 0;
+    for (Floats left = u + v; any(left > 0); left = u + v) {
+        const Ints rises = random.uniform() * left < u, falls = (left > 0) & ~rises;
+        const Floats at_zero = select(rises, up, down);
+        Floats step;
+        if (KIND == LINEAR) {
+            step = at_zero + select(rises, p, q) * (w + reference);
+        } else if (KIND == EXPONENTIAL) {
+            const Floats z = w * inverse * (2 * float(s.a)) + float(s.b);
+            const Floats gone = select(rises, float(s.A_up) * exponential(float(s.gamma_up) * z),
+                                       float(s.A_down) * exponential(-float(s.gamma_down) * z));
+            step = at_zero * positive(1 - gone);
+        } else {
+            const Floats share = (high - w) * inverse;
+            step = at_zero * power(select(rises, share, 1 - share), select(rises, p, q));
+        }
+        Floats deviation = s.additive ? at_zero : step;
+        if (s.std_add != 0 || s.std_slope != 0)
+            deviation = magnitude(step) + float(s.std_add) + float(s.std_slope) * magnitude(w);
+        if (s.dw_min_std != 0) step += float(s.dw_min_std) * deviation * random.normal();
+        w += select(rises, step, select(falls, -step, step - step));
+        w = select(w > high, high, w);
+        w = select(w < low, low, w);
+        u -= select(rises, u - u + 1, u - u);
+        v -= select(falls, v - v + 1, v - v);
+    }
+    at.to(d.weight, w);
+    if (!d.read) return;
+    const Floats noisy = w + float(s.write_noise) * random.normal();
+    at.to(d.read, select(reached, noisy, at.of(d.read)));
+}
+
+// Move n devices, from the first-th, by their pulses.
+void move_all(const Devices& d, int64_t first, int64_t n, const float* up, const float* down,
+              const float* share, double cycle, Random& random) {
+    const int64_t kind = d.steps ? d.steps->kind : CONSTANT;
     for (int64_t k = 0; k < n; k += WIDTH) {
         const Floats u = load(up + k), v = load(down + k);
         if (!any((u != 0) | (v != 0))) continue;
-        const int64_t width = std::min<int64_t>(WIDTH, n - k), i = at + k;
-        auto get = [&](const float* from) {
-            if (width == WIDTH) return load(from + i);
-            Floats some{};
-            std::memcpy(&some, from + i, width * sizeof(float));
-            return some;
-        };
-        const Floats a = get(d.step_up), b = get(d.step_down);
+        const Some at{first + k, std::min<int64_t>(WIDTH, n - k)};
         // share: what variance a count itself has, in units of its mean.
-        Floats variance = u * a * a + v * b * b;
-        variance *= share ? load(share + k) + float(cycle) : Floats{} + float(cycle);
-        Floats w = get(d.weight) + (u * a - v * b) + root(variance) * random.normal();
-        const Floats high = get(d.w_max), low = get(d.w_min);
-        w = select(w > high, high, w);
-        w = select(w < low, low, w);
-        if (width == WIDTH)
-            store(d.weight + i, w);
+        if (kind == CONSTANT)
+            move(d, at, u, v, share ? load(share + k) + float(cycle) : Floats{} + float(cycle),
+                 random);
+        else if (kind == LINEAR)
+            scan<LINEAR>(d, at, u, v, random);
+        else if (kind == EXPONENTIAL)
+            scan<EXPONENTIAL>(d, at, u, v, random);
         else
-            std::memcpy(d.weight + i, &w, width * sizeof(float));
+            scan<POWER>(d, at, u, v, random);
     }
 }
 
@@ -721,8 +808,8 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
                     continue;
                 }
                 Random random(p.seed, all.total + t, s);
-                move(devices, at, counter.n_devices, counter.ups(), counter.downs(),
-                     p.fast ? counter.shares() : nullptr, p.dw_min_std * p.dw_min_std, random);
+                move_all(devices, at, counter.n_devices, counter.ups(), counter.downs(),
+                         p.fast ? counter.shares() : nullptr, p.dw_min_std * p.dw_min_std, random);
             }
     }
     return true;
@@ -739,17 +826,39 @@ int rapa_analog_backward(const Layer* l, const Periphery* io, const float* grad,
                          const float* matrices, const int64_t* assignment, float* grad_x) {
     return analog_backward(*l, *io, grad, matrices, assignment, grad_x);
 }
-int rapa_pulsed_update(const Layer* l, const Pulses* p, const float* x, const float* grad,
-                       const int64_t* assignment, float* weight, const float* step_up,
-                       const float* step_down, const float* w_max, const float* w_min) {
+int rapa_pulsed_update(const Layer* l, const Pulses* p, const Steps* steps, const float* x,
+                       const float* grad, const int64_t* assignment, float* weight, float* read,
+                       const float* step_up, const float* step_down, const float* w_max,
+                       const float* w_min, const float* shape_up, const float* shape_down,
+                       const float* reference) {
     return pulsed_update(*l, *p, x, grad, assignment,
-                         {weight, nullptr, nullptr, step_up, step_down, w_max, w_min}, nullptr,
-                         nullptr);
+                         {weight, nullptr, nullptr, step_up, step_down, w_max, w_min, shape_up,
+                          shape_down, reference, read, steps},
+                         nullptr, nullptr);
 }
 int rapa_count_pulses(const Layer* l, const Pulses* p, const float* x, const float* grad,
                       const int64_t* assignment, float* up, float* down, float* up_var,
                       float* down_var) {
-    return pulsed_update(*l, *p, x, grad, assignment,
-                         {nullptr, up_var, down_var, nullptr, nullptr, nullptr, nullptr}, up, down);
+    Devices devices{};
+    devices.up_var = up_var, devices.down_var = down_var;
+    return pulsed_update(*l, *p, x, grad, assignment, devices, up, down);
+}
+// Move n devices by whole numbers of pulses, on one thread.
+int rapa_scan_pulses(const Steps* steps, int64_t n, uint64_t seed, const float* up,
+                     const float* down, float* weight, float* read, const float* step_up,
+                     const float* step_down, const float* w_max, const float* w_min,
+                     const float* shape_up, const float* shape_down, const float* reference) {
+    const Devices devices{weight, nullptr, nullptr, step_up, step_down, w_max, w_min, shape_up,
+                          shape_down, reference, read, steps};
+    constexpr int64_t part = 64 * WIDTH;
+    std::vector<float> u(part), v(part);
+    for (int64_t i = 0; i < n; i += part) {
+        const int64_t width = std::min(part, n - i);
+        std::fill(u.begin(), u.end(), 0.0f), std::fill(v.begin(), v.end(), 0.0f);
+        std::copy_n(up + i, width, u.begin()), std::copy_n(down + i, width, v.begin());
+        Random random(seed, i);
+        move_all(devices, i, width, u.data(), v.data(), nullptr, 0, random);
+    }
+    return 1;
 }
 }

@@ -54,6 +54,8 @@ class Dataset:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise ValueError(f"name: got {self.name!r}, allowed: one line of text")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes: got {self.classes!r}, allowed: two or more different names")
         for split in SPLITS:
@@ -104,13 +106,19 @@ class Dataset:
         return f"Dataset({self.name!r}, {n} {shape}, {self.n_classes} classes)"
 
     def subset(
-        self, n_train: int | None = None, n_test: int | None = None, seed: int = 0
+        self,
+        n_train: int | None = None,
+        n_test: int | None = None,
+        seed: int = 0,
+        *,
+        train_seed: int | None = None,
     ) -> "Dataset":
         """Return a random part of each split in which the classes keep their shares.
 
         Args:
             n_train, n_test: images to keep, in their order; None keeps all.
             seed: the draw of a split depends on it, that split's labels and its n alone.
+            train_seed: for the training images, instead of ``seed``.
 
         Returns:
             A data set whose name ends in, e.g., ``[800 of 4,000 train, 200 of 1,000 test]``.
@@ -119,17 +127,43 @@ class Dataset:
             TypeError, ValueError: if n is not an integer in 1..(images there are).
         """
         check_int("seed", seed, low=0)
+        seeds = (seed if train_seed is None else check_int("train_seed", train_seed, low=0), seed)
         parts: dict[str, Any] = {}
         taken = []
-        for stream, (split, n) in enumerate(zip(SPLITS, (n_train, n_test), strict=True)):
+        wanted = zip(SPLITS, (n_train, n_test), seeds, strict=True)
+        for stream, (split, n, own_seed) in enumerate(wanted):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if n is None or check_int(f"n_{split}", n, low=1, high=len(labels)) == len(labels):
                 continue
-            drawn = _draw_stratified(labels.cpu().numpy(), n, np.random.default_rng([seed, stream]))
+            rng = np.random.default_rng([own_seed, stream])
+            drawn = _draw_stratified(labels.cpu().numpy(), n, rng)
             kept = torch.from_numpy(drawn).to(labels.device)
             parts |= {f"{split}_images": images[kept], f"{split}_labels": labels[kept]}
             taken.append(f"{n:,} of {len(labels):,} {split}")
         return replace(self, name=f"{self.name} [{', '.join(taken)}]", **parts) if taken else self
+
+    def validating(self, n: int, seed: int = 0) -> "Dataset":
+        """Return the training images alone, some of them cut off as the test part.
+
+        The test images are not looked at: what is chosen by the result knows nothing of them.
+
+        Args:
+            n: images to cut off, in their order; the classes keep their shares.
+            seed: the draw depends on it, the training labels and n alone.
+
+        Returns:
+            A data set whose name ends in, e.g., ``[500 of 4,000 train for validation]``.
+
+        Raises:
+            TypeError, ValueError: if n is not an integer in 1..(training images − 1).
+        """
+        images, labels = self.train_images, self.train_labels
+        check_int("validation", n, low=1, high=len(labels) - 1)
+        rng = np.random.default_rng([check_int("seed", seed, low=0), len(SPLITS)])
+        held = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+        held[torch.from_numpy(_draw_stratified(labels.cpu().numpy(), n, rng))] = True
+        name = f"{self.name} [{n:,} of {len(labels):,} train for validation]"
+        return Dataset(name, images[~held], labels[~held], images[held], labels[held], self.classes)
 
 
 def load_dataset(
@@ -174,7 +208,7 @@ def load_dataset(
             raise ValueError(f"image_size: got {image_size!r}, allowed: pixels, or (height, width)")
         size = (sides[0], sides[1])
 
-    folder = Path(name_or_path).expanduser()
+    folder = _expanded("name_or_path", name_or_path)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         dataset = DATASETS[name_or_path](root, download)
         if size is not None and size != dataset.image_size:
@@ -186,6 +220,14 @@ def load_dataset(
         allowed = f"{', '.join(DATASETS)}, or the path of a folder"
         raise kind(f"name_or_path: got {str(name_or_path)!r}, allowed: {allowed}")
     return dataset if label is None else replace(dataset, name=label)
+
+
+def _expanded(name: str, path: str | Path) -> Path:
+    """A path with the home that ``~`` or ``~user`` stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name}: got {str(path)!r}, expected the home of a user here") from None
 
 
 def _load_mnist5k(root: str | Path | None, download: bool) -> Dataset:
@@ -222,7 +264,7 @@ def _load_torchvision(key: str, root: str | Path | None, download: bool) -> Data
     if not root or not isinstance(root, str | Path):
         wanted = f"the folder of {name}, as root=... or in the environment variable RAPA_DATA"
         raise ValueError(f"root: got {root!r}, expected {wanted}")
-    root = Path(root).expanduser()
+    root = _expanded("root", root)
     if key == "fashionmnist" and (old := root / "FashionMNIST" / "processed").exists():
         raise ValueError(f"{old}: torchvision would unpickle what is there; delete it")
     cls = getattr(datasets, name.replace("-", ""))  # e.g. FashionMNIST

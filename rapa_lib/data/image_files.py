@@ -5,7 +5,7 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,8 +41,15 @@ def open_class_folders(folder: Path) -> tuple[dict[str, Images], tuple[str, ...]
             for path in visible(folder / split / name):
                 if path.suffix.lower() not in _SUFFIXES:
                     raise ValueError(f"{path}: not an image, allowed: {', '.join(_SUFFIXES)}")
+                _check_file(path)
                 images.append((str(path), path, label))
     return splits, tuple(names["train"])
+
+
+def _check_file(path: Path) -> None:
+    """Raise ValueError for a pipe, a socket or a device: reading it might never end."""
+    if not path.is_file():
+        raise ValueError(f"{path}: not a file")
 
 
 def open_parquet(folder: Path, names: list[str]) -> tuple[dict[str, Images], tuple[str, ...]]:
@@ -82,10 +89,10 @@ def _read_parquet(path: Path) -> tuple[Images, set[tuple[int, str]], tuple[str, 
     pa, pq = optional("pyarrow", "data"), optional("pyarrow.parquet", "data")
 
     try:
+        _check_file(path)
         with pq.ParquetFile(path) as file:
             table = file.read()
-        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = features.get("info", {}).get("features", {})
+        metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: not a readable Parquet file, {error}") from error
     columns = []
@@ -94,7 +101,7 @@ def _read_parquet(path: Path) -> tuple[Images, set[tuple[int, str]], tuple[str, 
     if len(columns) < 2 or not len(table):
         wanted = "rows with columns img or image, and label or fine_label"
         raise ValueError(f"{path}: expected {wanted}; found {len(table)} of {table.column_names}")
-    names = features.get(columns[1], {}).get("names")
+    names = _class_names(path, metadata, columns[1])
     images: Images = []
     origins: set[tuple[int, str]] = set()
     values = zip(*(table[column].to_pylist() for column in columns), strict=True)
@@ -110,6 +117,17 @@ def _read_parquet(path: Path) -> tuple[Images, set[tuple[int, str]], tuple[str, 
         images.append((f"{path}, row {row}", data, label))
         origins.add((label, (origin or "").rpartition("/")[0].rpartition("/")[2]))
     return images, origins, tuple(map(str, names)) if names else None
+
+
+def _class_names(path: Path, metadata: Any, column: str) -> list | None:
+    """The names of the classes in a Parquet file's metadata; None where it has none."""
+    place = metadata
+    for key in ("info", "features", column):
+        place = place.get(key, {}) if isinstance(place, dict) else None
+    names = place.get("names", []) if isinstance(place, dict) else None
+    if not isinstance(names, list):
+        raise ValueError(f"{path}: its metadata's features are not those of the datasets library")
+    return names or None
 
 
 _SPLIT_WORD = re.compile("(?<![a-z])(train|test)(?![a-z])")

@@ -31,7 +31,7 @@ class Progress:
             return
         writable_folder("resume", self.path.parent)
         try:
-            saved = json.loads(self.path.read_text())
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
             mine, done = saved["identity"] == self.identity, dict(saved["done"])
         except FileNotFoundError:
             return

@@ -7,16 +7,21 @@ not in it.
 
 import json
 import lzma
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rapa_lib._files import whole_file
+from rapa_lib._files import whole_file, write_sums
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.records import read_object, write_json
+from rapa_lib.experiments.schemas import check_file
 
 ARCHIVE = "records.jsonl.xz"
 """Name of the file in a study's folder."""
+
+MOST_BYTES = 2**30
+"""That an archive is written out to; the records of the largest study here have a tenth."""
 
 RESTORED = "restored"
 """Name of the file that says that a run's folder was made from an archive: a network and an
@@ -67,6 +72,7 @@ class KeptRun:
         (folder / RESTORED).write_text(json.dumps({"seconds": self.seconds}), encoding="utf-8")
         for name, content in sorted(self.files.items(), key=lambda item: item[0] == "record.json"):
             write_json(folder / name, content)
+        write_sums(folder, {name: folder / name for name in self.files})
 
 
 def json_leaves(experiment: str) -> list[str]:
@@ -90,6 +96,16 @@ def read_seconds(folder: Path) -> float | None:
     return None
 
 
+def _decompressed(path: Path) -> str:
+    decompressor = lzma.LZMADecompressor()
+    content = decompressor.decompress(path.read_bytes(), MOST_BYTES)
+    if not decompressor.eof:
+        if len(content) < MOST_BYTES:
+            raise ValueError("it is cut off")
+        raise ValueError(f"it holds more than {MOST_BYTES:,} bytes")
+    return content.decode()
+
+
 @dataclass(frozen=True)
 class Archive:
     """The kept runs of a study, and what else its tables need.
@@ -99,6 +115,8 @@ class Archive:
         claims: the file of rules by which it is judged, from the repository's root.
         runs: in the order in which they are collected.
         failed: of runs without a record, experiment, name and error.
+        rules: the text of that file when the study was kept: rules that change later are for later
+            studies. Empty: it was not kept.
     """
 
     study: str
@@ -106,6 +124,7 @@ class Archive:
     claims: str
     runs: tuple[KeptRun, ...]
     failed: tuple[dict[str, str], ...] = ()
+    rules: str = ""
 
     def records(self, experiment: str) -> list[dict[str, Any]]:
         """The records of an experiment, or of the one that it is derived from."""
@@ -117,9 +136,34 @@ class Archive:
         source = CATALOGUE[experiment].source or experiment
         return sum(run["experiment"] == source for run in self.failed)
 
+    def _check(self) -> None:
+        """Raise for names that lead elsewhere: an archive may come from anyone."""
+        if not re.fullmatch(r"config/claims/[a-z0-9][a-z0-9_-]*\.yaml", self.claims):
+            raise ValueError(f"claims: got {self.claims!r}, allowed: a file of config/claims")
+        if not isinstance(self.rules, str):
+            raise TypeError(f"rules: got {type(self.rules).__name__}, expected text")
+        if not re.fullmatch(r"[^\r\n]+", self.description):
+            raise ValueError(f"description: got {self.description!r}, allowed: one line")
+        for run in (*(vars(run) for run in self.runs), *self.failed):
+            if run["experiment"] not in CATALOGUE:
+                raise ValueError(f"experiment: got {run['experiment']!r}, allowed: those here")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", run["run"]):
+                raise ValueError(f"run: got {run['run']!r}, allowed: the name of a folder")
+        for kept in self.runs:
+            names = {"record.json", *json_leaves(kept.experiment)}
+            if set(kept.files) != names:
+                raise ValueError(f"files of {kept.run}: got {sorted(kept.files)}")
+
+    def check_records(self) -> None:
+        """Raise ValueError for a file that does not hold what it must; it is named."""
+        for run in self.runs:
+            for name, content in run.files.items():
+                check_file(run.experiment, name, content, f"{run.experiment}/{run.run}/{name}")
+
     def write(self, path: str | Path) -> None:
         """Write the archive, whole or not at all; the same runs give the same bytes."""
-        head = {n: getattr(self, n) for n in ("study", "description", "claims", "failed")}
+        names = ("study", "description", "claims", "failed", *(("rules",) if self.rules else ()))
+        head = {name: getattr(self, name) for name in names}
         lines = [json.dumps(head), *(json.dumps(asdict(run), allow_nan=False) for run in self.runs)]
         content = "".join(f"{line}\n" for line in lines).encode()
         with whole_file(path) as part:
@@ -133,9 +177,10 @@ class Archive:
             ValueError: if the file is missing, damaged or of another kind.
         """
         try:
-            text = lzma.decompress(Path(path).read_bytes()).decode()
-            head, *lines = map(json.loads, text.splitlines())
+            head, *lines = map(json.loads, _decompressed(Path(path)).splitlines())
             head["failed"] = tuple(head["failed"])
-            return cls(runs=tuple(KeptRun(**line) for line in lines), **head)
-        except (OSError, lzma.LZMAError, ValueError, TypeError, KeyError) as error:
+            archive = cls(runs=tuple(KeptRun(**line) for line in lines), **head)
+            archive._check()
+            return archive
+        except (OSError, lzma.LZMAError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"archive: cannot read {path}: {error}") from error

@@ -83,9 +83,14 @@ _ENTRIES = (
         "adversarial_robustness",
         "Adversarial robustness",
         needs="network",
-        tables=("adversarial_robustness", "adversarial_robustness_strongest"),
+        tables=(
+            "adversarial_robustness",
+            "adversarial_robustness_strongest",
+            "adversarial_robustness_frontier",
+        ),
         figures=(
             "adversarial_robustness",
+            "adversarial_robustness_frontier",
             "adversarial_robustness_draws",
             "adversarial_robustness_examples",
         ),
@@ -94,8 +99,12 @@ _ENTRIES = (
         "analog_training",
         "Analog tiles",
         needs="data",
-        tables=("analog_training", "analog_training_inference"),
-        figures=("analog_training", "analog_training_imperfections"),
+        tables=("analog_training", "analog_training_inference", "analog_training_drift"),
+        figures=(
+            "analog_training",
+            "analog_training_imperfections",
+            "analog_training_drift",
+        ),
     ),
     Entry(
         "acceleration",
@@ -121,6 +130,14 @@ _ENTRIES = (
         needs="records",
         tables=("tiles_accuracy",),
         figures=("tiles_accuracy",),
+        source="accuracy",
+    ),
+    Entry(
+        "synchronisation",
+        "Averaged tiles",
+        needs="records",
+        tables=("synchronisation", "synchronisation_spread"),
+        figures=("synchronisation", "synchronisation_frontier", "synchronisation_spread"),
         source="accuracy",
     ),
 )

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rapa_lib._files import whole_file
+from rapa_lib.experiments.recipe import LATER
 from rapa_lib.instruments.statistics import mean_interval
 from rapa_lib.networks import kind_names
 
@@ -42,7 +43,8 @@ def configuration_labels(table: pd.DataFrame) -> pd.Series:
     """
     settings = table.reindex(columns=["dataset", "n_tiles", "tile_init", "pooling", "epochs"])
     if "config" in table:
-        config = pd.DataFrame(list(map(json.loads, table["config"])), index=table.index)
+        configs = [LATER | json.loads(config) for config in table["config"]]
+        config = pd.DataFrame(configs, index=table.index)
         told = {"seed", "tiling", *settings}  # what has a column of its own
         settings = settings.join(config[[name for name in config if name not in told]])
     settings = settings.astype(str)
@@ -100,7 +102,8 @@ def t_interval(values: pd.Series) -> tuple[float, float]:
 
 
 def joined(values: pd.Series) -> str:
-    return ", ".join(map(str, pd.unique(values)))
+    """Different values in words; a dollar sign among them begins no formula."""
+    return ", ".join(map(str, pd.unique(values))).replace("$", r"\$")
 
 
 def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:

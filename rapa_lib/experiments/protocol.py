@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rapa_lib._checks import Checked, check_choice
 from rapa_lib._files import whole_file, writable_folder
 from rapa_lib.experiments.catalogue import CATALOGUE, Entry
+from rapa_lib.experiments.mixing import mixed_lines, mixed_notice
 from rapa_lib.experiments.plots import save_figure
 from rapa_lib.experiments.recipe import Recipe
 from rapa_lib.experiments.records import plain, provenance_lines, write_json, write_table
@@ -241,7 +242,7 @@ def write_collected(
         write_table(folder / f"{stem}.csv", table)
     for stem, draw in collected.figures.items():
         save_figure(draw(), folder / stem)
-    head = [f"# {description}", ""]
+    head = [f"# {description}", "", *mixed_notice(mixed_lines(records))]
     if missing:
         n_runs = missing + len(records)
         head += [f"**Incomplete: {missing} of {n_runs} runs did not finish.**", ""]

@@ -10,9 +10,18 @@ RULES_VARIABLE = "RAPA_RULES_SHA256"
 """The environment variable in which a study hands a run the hash of its rules."""
 
 
+CHOSEN_VARIABLE = "RAPA_CHOSEN_SHA256"
+"""Likewise the hash of what tuning has chosen, where the study is a tuned one."""
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def rules_hash(path: str | Path) -> str:
     """SHA-256 of a rules file's content, in hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_hash(path)
 
 
 @functools.cache

@@ -23,6 +23,10 @@ LABELS = (
 )  # fmt: skip
 """What tells one trained network from another: columns of every table of networks."""
 
+SYNCHRONISATION = ("sync_every", "coupling", "average_last")
+"""Labels that only those networks have whose training brought their tiles, or the last epochs,
+together: columns of the tables of studies with such networks."""
+
 ORDER = (
     *(one.name for one in fields(DataChoice)),
     *(one.name for one in fields(NetworkShape)),
@@ -31,7 +35,11 @@ ORDER = (
 )  # fmt: skip
 """The order in which parameters are written."""
 
-LATER = {"eval_every": 1, "pull_every": 0}
+LATER = {
+    "average_last": 0, "coupling": 0.0, "dropout": 0.1, "eval_every": 1, "precision": "float32",
+    "pull_every": 0, "subset": "fixed", "sync_every": 0, "sync_reads": 1, "sync_write": "program",
+    "validation": None,
+}  # fmt: skip
 """Parameters that came after the first records, with what these stand for: they are written only
 where they say something else, so that records of both times compare."""
 
@@ -55,7 +63,7 @@ class Recipe(Checked):
     network: NetworkShape = field(default_factory=NetworkShape)
     training: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
-    threads: int = integer(0, low=0)
+    threads: int = integer(0, low=0, high=1024)
 
     def _check(self) -> None:
         choose_device(self.device)
@@ -112,6 +120,10 @@ class Recipe(Checked):
         """The same on another device."""
         return replace(self, device=device, threads=self.threads if threads is None else threads)
 
+    def load(self) -> Dataset:
+        """Load the run's images: those of its seed, where these are drawn."""
+        return self.data.load(self.seed)
+
     def build(self, data: Dataset, device: str | torch.device | None = None) -> RapaConvNet:
         """Build the network for a data set, its weights drawn from the run's seed.
 
@@ -148,14 +160,14 @@ class Recipe(Checked):
             torch.set_num_threads(self.threads)
 
     def labels(self, data: str, n_tiles: Sequence[int]) -> dict[str, Any]:
-        """The values of :data:`LABELS`.
+        """The values of :data:`LABELS`, and those of :data:`SYNCHRONISATION` that say something.
 
         Args:
             data: the data set's true name.
             n_tiles: of the network as it was built.
         """
         known = self.flat() | {"dataset": data, "n_tiles": "-".join(map(str, n_tiles))}
-        return {name: known[name] for name in LABELS}
+        return {name: known[name] for name in (*LABELS, *SYNCHRONISATION) if name in known}
 
 
 _PARTS: Mapping[str, type] = {
@@ -173,6 +185,18 @@ def in_order(parameters: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in sorted(parameters.items(), key=lambda item: _place(item[0]))
         if name not in LATER or value != LATER[name]
     }
+
+
+def with_synchronisation(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records of networks with all of :data:`SYNCHRONISATION`; as they are where none has any."""
+    if not any(name in record for record in records for name in SYNCHRONISATION):
+        return [dict(record) for record in records]
+    return [{name: LATER[name] for name in SYNCHRONISATION} | dict(one) for one in records]
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether the run of these parameters left its tiles, and its last epochs, alone."""
+    return all(config.get(name, LATER[name]) == LATER[name] for name in SYNCHRONISATION)
 
 
 def _place(name: str) -> int:

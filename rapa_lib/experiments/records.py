@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,8 @@ import pandas as pd
 import torch
 
 from rapa_lib._files import whole_file
-from rapa_lib.experiments.provenance import RULES_VARIABLE, code_hash
+from rapa_lib.experiments.provenance import CHOSEN_VARIABLE, RULES_VARIABLE, code_hash
+from rapa_lib.experiments.schemas import check_file
 from rapa_lib.layers.products.compiled import serves
 
 PACKAGE = "rapa-convnets"
@@ -24,18 +26,21 @@ PACKAGE = "rapa-convnets"
 def provenance(device: torch.device) -> dict[str, Any]:
     """Say what computed a result: code, rules, versions, device, threads, which tiled products.
 
-    The rules are those that a study judges by; a run by hand has none.
+    The rules are those that a study judges by; a run by hand has none. Runs of a tuned study say
+    what was chosen for its arms.
     """
+    chosen = os.environ.get(CHOSEN_VARIABLE)
     return {
         "git_commit": git_commit(),
         "code_sha256": code_hash(),
         "rules_sha256": os.environ.get(RULES_VARIABLE),
+        **({"chosen_sha256": chosen} if chosen else {}),
         "package_version": package_version(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "products": "compiled" if serves(torch.empty(0, device=device), 1) else "PyTorch",
+        "products": "compiled" if serves(torch.empty(0, device=device)) else "PyTorch",
     }
 
 
@@ -50,7 +55,7 @@ def git_commit() -> str:
 
     def git(*args: str) -> str:
         done = subprocess.run(
-            ["git", *args], cwd=root, capture_output=True, text=True, timeout=30, check=True
+            ["git", *args], cwd=root, capture_output=True, encoding="utf-8", timeout=30, check=True
         )
         return done.stdout.strip()
 
@@ -101,25 +106,31 @@ def plain(value: Any) -> Any:
     return value
 
 
-def read_runs(folders: Iterable[str | Path], leaves: Iterable[str] = ()) -> list[dict[str, Any]]:
+def read_runs(
+    folders: Iterable[str | Path], leaves: Iterable[str] = (), experiment: str = ""
+) -> list[dict[str, Any]]:
     """Read the records of runs.
 
     Args:
         folders: of finished runs.
         leaves: names of files beside the record; JSON files are read as well, their content is
             under the name without suffix.
+        experiment: whose runs they are, for the schema of its files; empty: none is checked.
 
     Returns:
         The records, each with its folder's name as ``run``.
 
     Raises:
-        ValueError: if there is none, or a file is missing or damaged; it is named.
+        ValueError: if there is none, or a file is missing, damaged or not what it must be (see
+            :mod:`rapa_lib.experiments.schemas`); it is named.
     """
     records, beside = [], [name for name in leaves if name.endswith(".json")]
     for folder in map(Path, folders):
-        record = read_object(folder / "record.json")
-        for name in beside:
-            record[name.removesuffix(".json")] = read_object(folder / name)
+        files = {name: read_object(folder / name) for name in ("record.json", *beside)}
+        for name, content in files.items() if experiment else ():
+            check_file(experiment, name, content, str(folder / name))
+        record = files["record.json"]
+        record |= {name.removesuffix(".json"): files[name] for name in beside}
         records.append(record | {"run": folder.name})
     if not records:
         raise ValueError("records: none to collect")
@@ -133,12 +144,16 @@ def read_object(path: Path) -> dict[str, Any]:
         ValueError: if the file is missing, damaged or no object; it is named.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, got {type(content).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"record: cannot read {path}: {error}") from error
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"got {constant} where a number belongs")
 
 
 def flat_table(records: Iterable[Mapping[str, Any]], without: Iterable[str] = ()) -> pd.DataFrame:
@@ -159,14 +174,16 @@ def flat_table(records: Iterable[Mapping[str, Any]], without: Iterable[str] = ()
             for key, value in record.items()
             if key not in left_out
         }
-        if rows and set(row) != set(rows[0]):
-            raise ValueError(
-                f"record: {record.get('run')} differs from the others in "
-                f"{sorted(set(row) ^ set(rows[0]))}"
-            )
         rows.append(row)
     if not rows:
         raise ValueError("records: none to collect")
+    # What most have is right: one bad record must not put the blame on the good ones.
+    usual = set(Counter(frozenset(row) for row in rows).most_common(1)[0][0])
+    for row in rows:
+        if set(row) != usual:
+            raise ValueError(
+                f"record: {row.get('run')} differs from the others in {sorted(set(row) ^ usual)}"
+            )
     return pd.DataFrame(rows)
 
 

@@ -13,12 +13,16 @@ KEPT = (
 )  # fmt: skip
 """Entries of a record that the table repeats, where a record has them."""
 
+TUNED = "chosen_sha256"
+"""The entry that records of tuned studies have, and the table of no other."""
+
 
 def runs_table(archive: Archive) -> pd.DataFrame:
     """One row per run: experiment, name, whether it is done, its error, provenance and seconds."""
     rows = [_done(run.experiment, run.run, run.record(), run.seconds) for run in archive.runs]
     rows += [{**run, "done": False} for run in archive.failed]
-    columns = ["experiment", "run", "done", "error", *KEPT, "seconds"]
+    tuned = [TUNED] if any(TUNED in run.record() for run in archive.runs) else []
+    columns = ["experiment", "run", "done", "error", *KEPT, *tuned, "seconds"]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("experiment", key=_first_seen(rows), kind="stable", ignore_index=True)
 
@@ -27,7 +31,7 @@ def _done(
     experiment: str, run: str, record: Mapping[str, Any], seconds: float | None
 ) -> dict[str, Any]:
     known = {"experiment": experiment, "run": run, "done": True, "error": ""}
-    return known | {name: record.get(name) for name in KEPT} | {"seconds": seconds}
+    return known | {name: record.get(name) for name in (*KEPT, TUNED)} | {"seconds": seconds}
 
 
 def _first_seen(rows: list[dict[str, Any]]) -> Any:

@@ -13,6 +13,7 @@ from rapa_lib.experiments.recipe import Recipe, choose_device, recipe_of
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.networks import RapaConvNet
 from rapa_lib.training import InputScaling, Training, load_checkpoint, save_checkpoint, train
+from rapa_lib.training.checkpoints import first_not_finite_in
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def train_recipe(
 
     Args:
         recipe: what to train.
-        data: of ``recipe.data.load()``.
+        data: of ``recipe.load()``.
         tracking: what is recorded of the tiles meanwhile.
         resume: a file that makes the training survive interruptions.
         progress: show a bar.
@@ -137,6 +138,8 @@ class SavedNetwork:
         names = [name for name in cls.__dataclass_fields__ if name != "path"]
         if saved is None or not set(names) <= set(saved):
             raise ValueError(f"path: {path} is no undamaged network checkpoint")
+        if bad := first_not_finite_in(saved["state"]):
+            raise ValueError(f"path: {path}: values of {bad} are not finite")
         return cls(Path(path), **{name: saved[name] for name in names})
 
     def build(self, device: str = "cpu") -> tuple[RapaConvNet, InputScaling, Recipe]:
@@ -195,7 +198,7 @@ def load_or_train(
         given = {**(training or {}), "device": device, "threads": threads}
         tracking, others = Tracking.split(given)
         recipe = Recipe.of(**others)
-        data = recipe.data.load()
+        data = recipe.load()
         built, result = train_recipe(recipe, data, tracking=tracking, progress=progress)
         parameters = recipe.flat() | vars(tracking)
         assert result.scaling is not None  # a training that ended has one
@@ -204,7 +207,7 @@ def load_or_train(
     loaded, scaling, recipe = saved.build(device)
     recipe = recipe.on(device, threads)
     recipe.use_threads()
-    data = recipe.data.load()
+    data = recipe.load()
     if saved.data["fingerprint"] != data.fingerprint:
         raise ValueError(
             f"network: {network} was trained on {saved.data['name']} with fingerprint "

@@ -36,6 +36,7 @@ from rapa_lib.layers._patch_conv import plane_of
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.tiling import draw_assignment
 from rapa_lib.networks.convert import merge_tiles
+from rapa_lib.training.images import check_labels, count_classes
 
 ALL_LAYERS = "all"
 CURVATURES = ("hessian", "gauss_newton")
@@ -111,7 +112,7 @@ def measured_penalty(
         ValueError: if a tiled layer's assignment is fixed: then there is no expectation to take.
     """
     check_int("draws", draws, low=2)
-    _check_images(images, labels)
+    _check_images(model, images, labels)
     layers = tiled_layers(model)
     for name, layer in layers.items():
         if not layer.redraws:
@@ -287,7 +288,7 @@ class _Curvature:
     """Second derivatives of the merged network's loss with respect to one layer's outputs."""
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, name: str) -> None:
-        _check_images(images, labels)
+        _check_images(model, images, labels)
         tiled = tiled_layers(model)
         if name not in tiled:
             raise ValueError(_no_such_layer(name, tiled))
@@ -360,16 +361,13 @@ def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> 
     return (2 * signs - 1).to(like.dtype)
 
 
-def _check_images(images: Tensor, labels: Tensor) -> None:
+def _check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or len(images) == 0 or not images.is_floating_point():
         raise ValueError(
             f"images: got {images.dtype} of shape {tuple(images.shape)}, expected floating-point "
             "(N, C, H, W) with N ≥ 1, scaled as the model takes them"
         )
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels: got shape {tuple(labels.shape)} for {len(images)} images, expected (N,)"
-        )
+    check_labels(labels, len(images), count_classes(model, images))
 
 
 def _no_expectation(name: str, layer: RapaConv2d) -> str:

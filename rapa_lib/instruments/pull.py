@@ -28,6 +28,7 @@ from rapa_lib._seeds import mix_seeds, seeded
 from rapa_lib.instruments.penalty import ALL_LAYERS, scale_deviations
 from rapa_lib.instruments.similarity import tiled_layers
 from rapa_lib.layers.conv import RapaConv2d
+from rapa_lib.training.images import check_labels, count_classes
 
 SCALES = (0.0, 0.25, 0.5, 1.0, 1.25)
 """Where :func:`loss_along_scale` looks: merged, on the way, as trained, and beyond."""
@@ -133,7 +134,7 @@ def tile_pull(
     check_int("draws", draws, low=1)
     check_real("weight_decay", weight_decay, low=0)
     check_real("tile_lr_power", tile_lr_power, low=0)
-    batches = _batches(images, labels, batch_size, seed)
+    batches = _batches(model, images, labels, batch_size, seed)
     network = copy.deepcopy(model).train().requires_grad_(False)
     tallies = {name: _Tally(name, layer) for name, layer in tiled_layers(network).items()}
     if not tallies:
@@ -189,7 +190,7 @@ def loss_along_scale(
     """
     check_int("draws", draws, low=1)
     scales = [check_real("scales", s) for s in check_sequence("scales", scales, "numbers")]
-    batches = _batches(images, labels, batch_size, seed)
+    batches = _batches(model, images, labels, batch_size, seed)
     layers = tiled_layers(model)
     for name, layer in layers.items():
         _check_digital(name, layer)
@@ -366,16 +367,14 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
-def _batches(images: Tensor, labels: Tensor, batch_size: int, seed: int) -> list[Tensor]:
+def _batches(
+    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, seed: int
+) -> list[Tensor]:
     """Indices of the images of each batch, shuffled; the incomplete one is left out."""
     if images.dim() != 4 or not images.is_floating_point():
         raise ValueError(
             f"images: got {images.dtype} of shape {tuple(images.shape)}, expected floating-point "
             "(N, C, H, W), scaled as the model takes them"
-        )
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels: got shape {tuple(labels.shape)} for {len(images)} images, expected (N,)"
         )
     check_int("batch_size", batch_size, low=1)
     n_batches = len(images) // batch_size
@@ -385,6 +384,7 @@ def _batches(images: Tensor, labels: Tensor, batch_size: int, seed: int) -> list
             f"{len(images) // 2}, for errors are over batches and need two"
         )
     generator = torch.Generator().manual_seed(mix_seeds(seed, *_ORDER))
+    check_labels(labels, len(images), count_classes(model, images))
     order = torch.randperm(len(images), generator=generator).to(images.device)
     return list(order[: n_batches * batch_size].split(batch_size))
 

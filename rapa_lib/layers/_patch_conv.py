@@ -1,5 +1,6 @@
 """What the convolutions of the study share: Conv2d's arguments, padding, and seeded draws."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rapa_lib._checks import check_choice, check_int
+from rapa_lib._checks import LARGE, check_bool, check_choice, check_int, check_memory
 from rapa_lib._seeds import mix_seeds
 from rapa_lib.layers.products.autograd import tiled_conv2d
 from rapa_lib.layers.products.geometry import Geometry, kernels_of, matrices_of
@@ -86,6 +87,9 @@ class PatchConv2d(nn.Module):
     ) -> None:
         """Make ``weight`` and ``bias`` with the leading dimensions ``lead`` before Conv2d's."""
         channels = self.in_channels // self.groups
+        check_bool("bias", bias)
+        per_patch = channels * math.prod(self.kernel_size)
+        check_kernels(math.prod(lead), per_patch, self.out_channels, device, dtype)
         empty = partial(torch.empty, device=device, dtype=dtype)
         if lead:
             matrices = empty((*lead, *self.kernel_size, channels, self.out_channels))
@@ -151,6 +155,12 @@ class PatchConv2d(nn.Module):
             raise ValueError(
                 f"input: got {x.shape[-3]} channels, this layer takes {self.in_channels}"
             )
+        height, width = self.output_size(plane_of(x))
+        batch = len(x) if x.dim() == 4 else 1
+        needed = batch * self.out_channels * height * width * x.element_size()
+        if needed > LARGE and x.device.type == "cpu":
+            what = f"{batch:,} outputs of {self.out_channels:,} × {height:,} × {width:,} numbers"
+            check_memory("input", needed, what)
 
     def _convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, assignment: Tensor | None
@@ -169,6 +179,9 @@ class PatchConv2d(nn.Module):
         elif assignment is None and (left, top) != (right, bottom):
             x, pads = F.pad(x, pads), (0, 0, 0, 0)
         if assignment is None:
+            if len(weight) != 1 or (bias is not None and len(bias) != 1):
+                tiles = [len(one) for one in (weight, bias) if one is not None]
+                raise ValueError(f"weight, bias: got those of {tiles} tiles, expected one tile's")
             bias = None if bias is None else bias[0]
             padding = (pads[2], pads[0])
             return F.conv2d(x, weight[0], bias, self.stride, padding, self.dilation, self.groups)
@@ -218,6 +231,38 @@ class PatchConv2d(nn.Module):
         return ", ".join(parts)
 
 
+def check_kernels(
+    n_tiles: int,
+    rows: int,
+    columns: int,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """Check what kernel matrices are made of, and that there is memory for them.
+
+    Args:
+        n_tiles, rows, columns: of the matrices.
+        device, dtype: as in ``Conv2d``.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    try:
+        place = torch.get_default_device() if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        allowed = "cpu, cuda, cuda:0 …, meta, or a torch.device"
+        raise ValueError(f"device: got {device!r}, allowed: {allowed}") from None
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: got {dtype!r}, expected a torch.dtype")
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype: got {dtype}, allowed: floating-point types")
+    needed = n_tiles * rows * columns * dtype.itemsize
+    if needed > LARGE and place.type == "cpu":
+        what = f"{n_tiles:,} kernel matrices of {rows:,} × {columns:,} numbers"
+        check_memory("n_tiles, channels, kernel size", needed, what)
+
+
 @contextmanager
 def frozen_draws(model: nn.Module, seed: int | None = None) -> Iterator[nn.Module]:
     """Freeze the draws of every layer of a model: equal batches then get equal assignments.
@@ -233,6 +278,8 @@ def frozen_draws(model: nn.Module, seed: int | None = None) -> Iterator[nn.Modul
     Yields:
         The model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
     if seed is None:
         seed = int(torch.randint(2**31, ()))
     seed = check_int("seed", seed, low=0)

@@ -90,7 +90,8 @@ class NoisyConv2d(PatchConv2d):
         return y + deviation[:, None, None] * drawn
 
     def _update_variance(self, y: Tensor) -> Tensor:
-        variance = y.var((0, 2, 3), correction=0).to(self.variance.dtype)
+        # Under autocast y is bfloat16, whose sums of squares would be worthless.
+        variance = y.to(self.variance.dtype).var((0, 2, 3), correction=0)
         self.variance.lerp_(variance, _MOMENTUM)
         return variance
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rapa_lib._checks import check_bool, check_choice, check_int
+from rapa_lib._checks import LARGE, check_bool, check_choice, check_int, check_memory
 from rapa_lib.layers.products.compiled import argsort_rows
 
 Scheme = Callable[[int, int, int, int, torch.Generator | None], Tensor]
@@ -40,6 +40,9 @@ class Tiling:
     redraw: bool
     exchangeable: bool = False
 
+
+# A random key, its place in the order, the tile before it is placed and after.
+_BYTES_PER_PATCH = 4 + 8 + 8 + 8
 
 TILINGS: dict[str, Tiling] = {}
 """Every registered scheme by name."""
@@ -68,6 +71,8 @@ def register_tiling(
         raise ValueError(f"name: {name!r} is a registered tiling already")
 
     def add(scheme: Scheme) -> Scheme:
+        if not callable(scheme):
+            raise TypeError(f"scheme: got {scheme!r}, expected a function")
         TILINGS[name] = Tiling(name, scheme, redraw, exchangeable)
         return scheme
 
@@ -117,6 +122,10 @@ def draw_assignment(
     check_int("width", width, low=1)
     check_int("n_tiles", n_tiles, low=1)
     check_n_tiles(n_tiles, height, width)
+    needed = _BYTES_PER_PATCH * max(1, batch if TILINGS[tiling].redraw else 1) * height * width
+    if needed > LARGE:
+        what = f"{batch:,} assignments of {height:,} × {width:,} patches"
+        check_memory("batch, height, width", needed, what)
     if tiling == "none" and n_tiles != 1:
         raise ValueError(f"n_tiles: got {n_tiles}, but tiling 'none' has one tile")
     living = check_living(living, n_tiles, reroute)

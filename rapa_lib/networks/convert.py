@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,16 +57,7 @@ def convert_to_rapa(
     for name in tiles:
         if isinstance(convs[name], nn.modules.lazy.LazyModuleMixin):
             raise ValueError(f"model: layer {name!r} is lazy; run the model once before")
-        if parametrize.is_parametrized(convs[name]):
-            raise ValueError(f"model: layer {name!r} is parametrized; remove that before")
-        kind = type(convs[name])
-        own = [f for f in ("forward", "_conv_forward") if _is_own(convs[name], f)]
-        if own:
-            raise ValueError(
-                f"model: layer {name!r} ({kind.__name__}) has its own {own[0]}, which tiles would "
-                "not run; allowed: Conv2d's"
-            )
-        _check_hooks(name, convs[name])
+        check_plain(name, convs[name])
     if input_size is not None:
         patches = count_patches(model, input_size)
         for name, count in tiles.items():
@@ -99,12 +91,20 @@ def merge_tiles(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Returns:
         The merged model; a model without such layers comes back as it is (copied).
+
+    Raises:
+        ValueError: for such a layer with hooks or a forward of its own.
+        TypeError: if an argument is of the wrong type.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected torch.nn.Module")
 
-    def merge(_: str, layer: nn.Module) -> nn.Module | None:
-        return layer.merged() if isinstance(layer, PatchConv2d) else None
+    def merge(name: str, layer: nn.Module) -> nn.Module | None:
+        if not isinstance(layer, PatchConv2d):
+            return None
+        if type(layer).merged is _base(layer).merged:  # otherwise it knows what it is merged into
+            check_plain(name, layer)
+        return layer.merged()
 
     return _replace(model if check_bool("inplace", inplace) else copy.deepcopy(model), merge)
 
@@ -149,9 +149,35 @@ def _tiles_by_layer(
     return {name: check_int(f"n_tiles[{name!r}]", n, low=1) for name, n in n_tiles.items()}
 
 
-def _is_own(layer: nn.Module, method: str) -> bool:
-    """Whether a convolution's method is not Conv2d's."""
-    return method in vars(layer) or getattr(type(layer), method) is not getattr(nn.Conv2d, method)
+def check_plain(name: str, layer: nn.Module) -> None:
+    """Raise ValueError if a layer that is to be replaced computes more than its kind does.
+
+    Args:
+        name: of the layer in its model.
+        layer: a convolution or linear layer of PyTorch or of this package, or of a class derived
+            from one.
+    """
+    if parametrize.is_parametrized(layer):
+        raise ValueError(f"model: layer {name!r} is parametrized; remove that before")
+    base = _base(layer)
+    for method in ("forward", "_conv_forward"):
+        if method in vars(layer) or getattr(type(layer), method, None) is not getattr(
+            base, method, None
+        ):
+            raise ValueError(
+                f"model: layer {name!r} ({type(layer).__name__}) has its own {method}, which its "
+                f"replacement would not run; allowed: {base.__name__}'s"
+            )
+    _check_hooks(name, layer)
+
+
+def _base(layer: nn.Module) -> Any:
+    """The class of PyTorch or of this package that a layer's class is derived from."""
+    known = (nn.Conv2d, nn.Linear)
+    ours = __name__.split(".")[0] + "."
+    return next(
+        kind for kind in type(layer).__mro__ if kind in known or kind.__module__.startswith(ours)
+    )
 
 
 def _check_hooks(name: str, layer: nn.Module) -> None:

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from rapa_lib._checks import check_choice
-from rapa_lib.layers import TILINGS, NoisyConv2d, PerforatedConv2d, RapaConv2d
+from rapa_lib.layers import (
+    TILINGS,
+    DropoutConv2d,
+    NoisyConv2d,
+    PerforatedConv2d,
+    RapaConv2d,
+    TileNoiseConv2d,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class Site:
         n_tiles: its tiles.
         tile_init: how they start, see :class:`rapa_lib.RapaConv2d`.
         noise: relative noise on its outputs, see :class:`rapa_lib.NoisyConv2d`.
+        dropout: probability that an output is dropped, see :class:`rapa_lib.DropoutConv2d`.
     """
 
     in_channels: int
@@ -30,6 +38,7 @@ class Site:
     n_tiles: int
     tile_init: str
     noise: float
+    dropout: float
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,8 @@ class Kind:
     Args:
         name: what users call it, where a network takes a tiling.
         build: makes the convolution of a site.
-        heeds: the settings, of ``n_tiles``, ``tile_init``, ``tile_lr_power`` and ``noise``, that
-            make a difference to its networks.
+        heeds: the settings, of ``n_tiles``, ``tile_init``, ``tile_lr_power``, ``noise`` and
+            ``dropout``, that make a difference to its networks.
         one_tile: whether its convolutions have one tile whatever ``n_tiles`` says.
         enlarged: whether channels are raised until the parameters are those of ``n_tiles`` tiles.
         expectation: whether its function is random with a defined mean over assignments (see
@@ -71,10 +80,25 @@ def _noisy(site: Site) -> nn.Module:
     )
 
 
+def _dropout(site: Site) -> nn.Module:
+    return DropoutConv2d(
+        site.in_channels, site.out_channels, site.kernel_size, padding="same", dropout=site.dropout
+    )
+
+
+def _tile_noise(site: Site) -> nn.Module:
+    return TileNoiseConv2d(
+        site.in_channels, site.out_channels, site.kernel_size, padding="same",
+        choices=site.n_tiles, noise=site.noise,
+    )  # fmt: skip
+
+
 CONTROLS = {
     "perforated": Kind("perforated", _perforated, frozenset({"n_tiles"}), one_tile=False),
     "enlarged": Kind("enlarged", _ordinary, frozenset({"n_tiles"}), enlarged=True),
     "noisy": Kind("noisy", _noisy, frozenset({"noise"})),
+    "dropout": Kind("dropout", _dropout, frozenset({"dropout"})),
+    "tile_noise": Kind("tile_noise", _tile_noise, frozenset({"n_tiles", "noise"}), one_tile=False),
 }
 """Networks to compare tilings with; a network takes their names where it takes a tiling's."""
 

@@ -24,8 +24,10 @@ class RapaConvNet(nn.Module):
         tiling: a name in :data:`rapa_lib.TILINGS` or one of the controls: ``"perforated"`` (each
             layer computes 1/n_tiles of its positions) and ``"enlarged"`` (ordinary convolutions
             with more channels, so that the number of parameters is that of the tiled network),
-            ``"noisy"`` (ordinary convolutions with noise on their outputs). ``"none"`` and
-            ``"noisy"`` take no notice of ``n_tiles``.
+            ``"noisy"`` and ``"dropout"`` (ordinary convolutions with noise or dropout on their
+            outputs), ``"tile_noise"`` (one kernel with RAPA's noise: fixed deviations, one drawn
+            for each patch). ``"none"``, ``"noisy"`` and ``"dropout"`` take no notice of
+            ``n_tiles``.
         n_tiles: tiles of each convolution.
         tile_init: how tiles start, see :class:`RapaConv2d`.
         channels: output channels of each convolution.
@@ -33,9 +35,12 @@ class RapaConvNet(nn.Module):
         pooling: ``"max"``, ``"avg"`` or ``"mixed"`` (see :class:`MixedPool2d`).
         activation: ``"relu"``, ``"tanh"`` or ``"gelu"``.
         normalisation: ``"batch"``, ``"group"`` (one group: over a whole layer) or ``"none"``.
-        noise: of each convolution under ``"noisy"``, see :class:`NoisyConv2d`; other tilings take
-            no notice. The default is about what random assignment makes of trained networks with
-            16, 4 and 1 tiles (measured in the robustness experiment).
+        noise: of each convolution under ``"noisy"`` and ``"tile_noise"``, see :class:`NoisyConv2d`
+            and :class:`rapa_lib.layers.TileNoiseConv2d`; other tilings take no notice. The default
+            is about what random assignment makes of trained networks with 16, 4 and 1 tiles
+            (measured in the robustness experiment).
+        dropout: of each convolution under ``"dropout"``, see :class:`DropoutConv2d`; other tilings
+            take no notice.
 
     Shape:
         - Input: (N, in_channels, height, width)
@@ -61,13 +66,14 @@ class RapaConvNet(nn.Module):
         activation: str = "relu",
         normalisation: str = "batch",
         noise: Sequence[float] = (0.85, 0.95, 0.0),
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         check_int("in_channels", in_channels, low=1)
         check_int("n_classes", n_classes, low=2)
         shape = NetworkShape(
             tiling, n_tiles, tile_init, channels, kernel_sizes, pooling, activation, normalisation,
-            noise,
+            noise, dropout,
         )  # fmt: skip
         *_, (height, width) = sizes = shape.plane_sizes(image_size)
         if shape.kind.enlarged:

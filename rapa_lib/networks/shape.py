@@ -14,6 +14,7 @@ from rapa_lib._checks import (
     check_real,
     check_sequence,
     choice,
+    real,
     several,
 )
 from rapa_lib.layers.conv import TILE_INITS
@@ -57,6 +58,7 @@ class NetworkShape(Checked):
     noise: Sequence[float] = several(
         (0.85, 0.95, 0.0), partial(check_real, low=0), of="numbers", empty=True
     )
+    dropout: float = real(0.1, low=0, high=1, open_high=True)
 
     def _check(self) -> None:
         for name in ("kernel_sizes", "n_tiles"):
@@ -102,6 +104,7 @@ class NetworkShape(Checked):
     def sites(self, in_channels: int) -> list[Site]:
         """The convolutions to be built."""
         kind, noisy = self.kind, "noise" in self.kind.heeds
+        dropout = self.dropout if "dropout" in self.kind.heeds else 0.0
         return [
             Site(
                 in_channels=fan_in,
@@ -110,6 +113,7 @@ class NetworkShape(Checked):
                 n_tiles=1 if kind.one_tile else count,
                 tile_init=self.tile_init,
                 noise=self.noise[i] if noisy else 0.0,
+                dropout=dropout,
             )
             for i, (fan_in, fan_out, kernel_size, count) in enumerate(
                 zip(

@@ -17,6 +17,8 @@ from rapa_lib.robustness._views import ImageModel
 _LEFT = 0.01
 # Attacks that climb where there is no slope stand still: so many images, at most.
 _FLAT = 0.1
+# Of an ordinary network a black box finds a few images more than a white box did: so many at most.
+_LEFT_OVER = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def masking_alarms(
 
     Returns:
         One alarm a check: more steps help; more room helps; a great ε leaves nothing; white box
-        beats black box; restarts help; more draws no longer help; gradients do not vanish.
+        beats black box; restarts help; more draws no longer help; gradients do not vanish; and, of
+        the standard suite, that Square finds little beyond it, and no other attack leaves less.
     """
     steps = [
         (f"PGD against {name}, {norm} {epsilon:.3g}", one, many)
@@ -59,12 +62,16 @@ def masking_alarms(
         for many in _of(rows, attack="PGD", norm=norm, epsilon=epsilon, purpose="suite")
     ]
     room = []
+    cascades = _cascades(rows)
     for norm in ("linf", "l2"):
-        grown = sorted(_of(rows, attack="PGD", norm=norm, purpose="suite"), key=_epsilon)
-        room += [
-            (f"{norm} {b['epsilon']:.3g} against {a['epsilon']:.3g}", a, b)
-            for a, b in itertools.pairwise(grown)
-        ]
+        for found in (
+            _of(rows, attack="PGD", norm=norm, purpose="suite"),
+            [one[-1] for one in cascades if one[-1]["norm"] == norm],
+        ):
+            room += [
+                (f"{b['attack']}, {norm} {b['epsilon']:.3g} against {a['epsilon']:.3g}", a, b)
+                for a, b in itertools.pairwise(sorted(found, key=_epsilon))
+            ]
     boxes = [
         (f"PGD against {other['attack']}, {white['norm']} {white['epsilon']:.3g}", other, white)
         for white in _of(rows, attack="PGD", purpose="suite")
@@ -86,6 +93,8 @@ def masking_alarms(
         _all_no_weaker("random restarts help", restarts),
         _converged(rows),
         _slopes(flat_share),
+        _little_left_over(cascades),
+        _all_no_weaker("the standard suite beats every other attack", _against_cascades(rows)),
     ]
 
 
@@ -112,6 +121,45 @@ def _of(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[Mapping[str, A
 
 def _epsilon(row: Mapping[str, Any]) -> float:
     return row["epsilon"]
+
+
+def _cascades(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The rows of each cascade of the standard suite, the last of which is what it leaves."""
+    found: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in _of(rows, level="standard", purpose="suite"):
+        found.setdefault((row["norm"], row["epsilon"]), []).append(row)
+    return list(found.values())
+
+
+def _little_left_over(cascades: list[list[Mapping[str, Any]]]) -> Alarm:
+    """Square takes little of what APGD left, which the cascade runs before it."""
+    check = "Square breaks few images that APGD did not"
+    found = [
+        (-gap, error, after)
+        for *_, before, after in (one for one in cascades if len(one) > 1)
+        if after["attack"] == "Square"
+        for gap, error in [_weaker_by(before, after)]
+    ]
+    if not found:
+        return Alarm(check, None, "not run")
+    taken, error, row = max(found, key=lambda one: one[0] - one[1])
+    detail = (
+        f"worst of {len(found)}: {100 * taken:.1f} ± {100 * error:.1f} points, "
+        f"{row['norm']} {row['epsilon']:.3g}"
+    )
+    return Alarm(check, taken <= max(error, _LEFT_OVER), detail)
+
+
+def _against_cascades(
+    rows: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Pairs of what another attack leaves and what a cascade leaves, at the same budget."""
+    return [
+        (f"against {other['attack']}, {last['norm']} {last['epsilon']:.3g}", other, last)
+        for *_, last in _cascades(rows)
+        for other in _of(rows, norm=last["norm"], epsilon=last["epsilon"], purpose="suite")
+        if other["level"] != "standard"
+    ]
 
 
 def _weaker_by(reference: Mapping[str, Any], attack: Mapping[str, Any]) -> tuple[float, float]:

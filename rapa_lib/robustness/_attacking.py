@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from rapa_lib._checks import check_int
 from rapa_lib._seeds import Purpose, seeded
-from rapa_lib.robustness._suite import Attack
+from rapa_lib.robustness._suite import HIGHEST, Attack, budget
 from rapa_lib.robustness._views import ImageModel, check_images, mean_correct
 from rapa_lib.training import InputScaling
+from rapa_lib.training.images import check_labels, count_classes
 
 # Forward passes of one batch, draws counted: it bounds memory, whatever the number of draws.
 _ROWS = 1024
@@ -44,6 +46,10 @@ class Target:
         """What an adversarial example must mislead: the network on fresh draws."""
         return ImageModel(self.network, self.scaling)
 
+    def frozen(self, seed: int) -> ImageModel:
+        """The network with the draws of a seed: one fixed function of a batch of images."""
+        return ImageModel(self.network, self.scaling, "frozen", seed=seed)
+
     @functools.cached_property
     def merged(self) -> ImageModel:
         """The merged network, its normalisation statistics re-estimated."""
@@ -57,6 +63,8 @@ class Target:
             return [ImageModel(net, s, "mean", draws=attack.draws) for net, s in self.copies]
         if attack.source == "merged":
             return [self.merged]
+        if attack.source == "frozen":
+            return [self.frozen(frozen_seed)]
         # Attacks that look for a boundary need one that stays where it is while they look.
         seed = None if attack.epsilons else frozen_seed
         view = attack.source
@@ -70,6 +78,8 @@ class Outcome:
     Args:
         images: the perturbed images (N, C, H, W), in [0, 1].
         correct: (N,) share of fresh draws in which each is still classified as its label.
+        held: (N,) the same on other fresh draws, by which a choice between attacks can be made that
+            does not flatter the chosen one.
         norms: (N,) size of each perturbation in the attack's norm.
         claimed: share of images that the attack itself takes for misclassified.
         failed: number of images for which the attack gave numbers that are not finite; they count
@@ -81,6 +91,7 @@ class Outcome:
     norms: Tensor
     claimed: float
     failed: int
+    held: Tensor
 
 
 # Of each image: the perturbed one, what the attack claims, and whether it broke down.
@@ -117,10 +128,12 @@ def run_attack(
         ValueError, TypeError: for images outside [0, 1] or not finite, or labels that do not fit.
         RuntimeError: if a perturbation exceeds its budget.
     """
-    check_images(images)
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"labels: got shape {tuple(labels.shape)} for {len(images)} images")
+    check_attacked(images, labels)
+    check_int("judge_draws", judge_draws, low=1)
+    if epsilon is not None:
+        budget("epsilon", epsilon, HIGHEST[attack.norm])
     judge = target.judge()
+    check_labels(labels, len(images), count_classes(judge, images))
     with seeded(seed, Purpose.ATTACK):
         tries = _tries(attack, epsilon, target, images, labels, progress)
     with seeded(seed, Purpose.ATTACK_SELECTION):
@@ -130,13 +143,22 @@ def run_attack(
                 for found, claimed, failed in tries
             ]
         perturbed, claimed, failed = _strongest(judge, tries, labels, judge_draws)
-    norms = _norms(attack.norm, perturbed - images)
-    _check_budget(attack, epsilon, perturbed, norms)
+    norms = norms_of(attack.norm, perturbed - images)
+    check_budget(attack, epsilon, perturbed, norms)
     with seeded(seed, Purpose.ATTACK_JUDGE):
         correct = mean_correct(judge, perturbed, labels, judge_draws)
+    with seeded(seed, Purpose.ATTACK_CHOICE):
+        held = mean_correct(judge, perturbed, labels, judge_draws)
     return Outcome(
-        perturbed, correct, norms.cpu(), float(claimed.double().mean()), int(failed.sum())
+        perturbed, correct, norms.cpu(), float(claimed.double().mean()), int(failed.sum()), held
     )
+
+
+def check_attacked(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError or TypeError unless these are images in [0, 1] with a label each."""
+    check_images(images)
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels: got shape {tuple(labels.shape)} for {len(images)} images")
 
 
 def _tries(
@@ -147,7 +169,7 @@ def _tries(
     labels: Tensor,
     progress: bool,
 ) -> list[_Try]:
-    """What :func:`_attack_batch` gives for all images, of every source and start."""
+    """What :func:`attack_batch` gives for all images, of every source and start."""
     sources = target.sources(attack, int(torch.randint(2**31, ())))
     models = [model for model in sources for _ in range(attack.restarts)]
     n_images = max(1, _ROWS // max(model.draws for model in models))
@@ -161,14 +183,14 @@ def _tries(
         for model in models:
             found = []
             for x, y in zip(images.split(n_images), labels.split(n_images), strict=True):
-                found.append(_attack_batch(attack, epsilon, model, x, y))
+                found.append(attack_batch(attack, epsilon, model, x, y))
                 bar.update(len(x))
             perturbed, claimed, failed = (torch.cat(parts) for parts in zip(*found, strict=True))
             tries.append((perturbed, claimed, failed))
     return tries
 
 
-def _attack_batch(
+def attack_batch(
     attack: Attack, epsilon: float | None, model: ImageModel, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Perturbed images, what the attack claims, and where it broke down."""
@@ -179,7 +201,7 @@ def _attack_batch(
     _, perturbed, claimed = made(bounded, images, labels, epsilons=epsilon)
     perturbed = perturbed.detach()
     failed = ~perturbed.flatten(1).isfinite().all(1)
-    perturbed = torch.where(_per_image(failed), images, perturbed)
+    perturbed = torch.where(per_image(failed), images, perturbed)
     return perturbed, claimed & ~failed, failed
 
 
@@ -204,7 +226,7 @@ def _attack_from_starts(
         asked = torch.where(found, answers, (answers + 1) % scores.shape[1])
         _, perturbed, claimed = made(model, images, asked, epsilons=None, starting_points=starts)
     wrong = answers != labels
-    perturbed = torch.where(_per_image(wrong | ~found), images, perturbed)
+    perturbed = torch.where(per_image(wrong | ~found), images, perturbed)
     return perturbed, wrong | (claimed & found), ~found & ~wrong
 
 
@@ -215,7 +237,7 @@ def _lengthen(
     best, settled = perturbed.clone(), torch.zeros_like(labels, dtype=torch.bool)
     for factor in _OVERSHOOTS:
         longer = (images + factor * (perturbed - images)).clamp(0, 1)
-        best = torch.where(_per_image(settled), best, longer)
+        best = torch.where(per_image(settled), best, longer)
         settled |= (mean_correct(judge, longer, labels, draws) < 0.5).to(labels.device)
         if settled.all():
             break
@@ -236,12 +258,12 @@ def _strongest(
     return perturbed, claimed, failed
 
 
-def _norms(norm: str, differences: Tensor) -> Tensor:
+def norms_of(norm: str, differences: Tensor) -> Tensor:
     order = {"linf": torch.inf, "l2": 2}[norm]
     return torch.linalg.vector_norm(differences.flatten(1).double(), order, dim=1)
 
 
-def _check_budget(attack: Attack, epsilon: float | None, images: Tensor, norms: Tensor) -> None:
+def check_budget(attack: Attack, epsilon: float | None, images: Tensor, norms: Tensor) -> None:
     if float(images.min()) < 0 or float(images.max()) > 1:
         raise RuntimeError(f"{attack.kind}: it left the range of images, [0, 1]")
     largest = float(norms.max())
@@ -249,5 +271,5 @@ def _check_budget(attack: Attack, epsilon: float | None, images: Tensor, norms: 
         raise RuntimeError(f"{attack.kind}: a perturbation of {largest:g} exceeds {epsilon:g}")
 
 
-def _per_image(flags: Tensor) -> Tensor:
+def per_image(flags: Tensor) -> Tensor:
     return flags[:, None, None, None]

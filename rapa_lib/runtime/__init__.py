@@ -5,9 +5,19 @@ takes as many products one after the other as it has patches; RAPA divides them 
 """
 
 from rapa_lib.runtime._arrays import SCHEDULES, AnalogArrays, LayerRunTime, RunTime, run_time
+from rapa_lib.runtime._averaging import (
+    AVERAGING_COLUMNS,
+    WRITES,
+    AveragingSide,
+    LayerAveraging,
+    NetworkAveraging,
+    averaging_cost,
+    averaging_table,
+)
 from rapa_lib.runtime._balance import balance_tiles, reachable_speedup
 from rapa_lib.runtime._cost_tables import (
     BANDWIDTHS,
+    TOLERANCE,
     cost_table,
     is_proportional,
     layer_costs,
@@ -29,21 +39,29 @@ from rapa_lib.runtime._rivals import PERFORATED_DENSE, RIVAL_COLUMNS, rival_tabl
 
 __all__ = [
     "ACCESSES",
+    "AVERAGING_COLUMNS",
     "BANDWIDTHS",
     "LIMITS",
     "PACKINGS",
     "PERFORATED_DENSE",
     "RIVAL_COLUMNS",
     "SCHEDULES",
+    "TOLERANCE",
+    "WRITES",
     "AnalogArrays",
+    "AveragingSide",
     "DigitalSide",
+    "LayerAveraging",
     "LayerCost",
     "LayerRunTime",
     "LayerShape",
+    "NetworkAveraging",
     "NetworkCost",
     "NetworkLayers",
     "RunTime",
     "Uncounted",
+    "averaging_cost",
+    "averaging_table",
     "balance_tiles",
     "cost_table",
     "count_layers",

@@ -49,6 +49,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any] | None:
     return content
 
 
+def first_not_finite_in(state: Any) -> str | None:
+    """The name of the first tensor of a state dict with a NaN or an infinity; None for none."""
+    for name, value in state.items() if isinstance(state, Mapping) else ():
+        numbers = isinstance(value, torch.Tensor) and value.is_floating_point()
+        if numbers and not bool(value.isfinite().all()):
+            return str(name)
+    return None
+
+
 def identity(
     model: nn.Module, dataset: Dataset, config: TrainConfig, on_epoch: Callable | None
 ) -> dict[str, Any]:
@@ -127,6 +136,19 @@ class ResumeFile:
         log.info("resumed %s after epoch %d", self.path, len(saved["history"]))
         return list(saved["history"]), list(saved["measurements"])
 
+    def _check_epochs(self, history: Any) -> None:
+        epochs = [row.get("epoch") if isinstance(row, dict) else None for row in history]
+        if not isinstance(history, list) or epochs != list(range(1, len(history) + 1)):
+            n = len(history) if isinstance(history, list) else 0
+            raise ValueError(
+                f"checkpoint: {self.path}: its history is not of epochs 1 to {n}, one after another"
+            )
+        if len(history) > (asked := self.identity["config"]["epochs"]):
+            raise ValueError(
+                f"checkpoint: {self.path} holds {len(history)} epochs, but this training has "
+                f"{asked}"
+            )
+
     def _load(self, states: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(states[name])
@@ -137,6 +159,9 @@ class ResumeFile:
             raise ValueError(
                 f"checkpoint: {self.path} is not a training checkpoint: it lacks {missing}"
             )
+        self._check_epochs(saved["history"])
+        if bad := first_not_finite_in(saved["model"]):
+            raise ValueError(f"checkpoint: {self.path}: values of {bad} are not finite")
         for theirs, ours in ((saved["config"], self.identity["config"]), (saved, self.identity)):
             for key, value in ours.items():
                 if theirs.get(key) != value:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from rapa_lib._checks import Checked, flag, integer, real
+from rapa_lib._checks import Checked, choice, flag, integer, real
+from rapa_lib.analog import WRITES
+from rapa_lib.training.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,17 @@ class TrainConfig(Checked):
         seed: of the order of images, of augmentation and of the assignments.
         eval_every: measure the test error after every so many epochs, and after the last. It does
             not change what is learnt.
+        precision: of forward and backward passes, in training and test alike: ``"float32"``, or
+            ``"bfloat16"`` for mixed precision (see :func:`rapa_lib.training.precision.logits_of`).
+        sync_every: k: after every k steps the tiles of every tiled layer, and their velocities,
+            are replaced by their mean; 0: never (RAPA). With 1, identical start and a
+            ``tile_lr_power`` of 1 a tiled network learns as the ordinary one does.
+        coupling: λ: after every step each tile goes this share of the way to the mean of its
+            layer; velocities do not. 0: none.
+        average_last: the trained network has the mean over the steps of so many last epochs of
+            every parameter, and normalisation statistics that fit it; 0: those of the last step.
+        sync_write, sync_reads: how tiles on analog arrays are averaged, see
+            :func:`rapa_lib.analog.average_tiles`; others are averaged exactly.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -36,8 +49,20 @@ class TrainConfig(Checked):
     tile_lr_power: float = real(1.0, low=0)
     mirror: bool = flag(False)
     max_shift: int = integer(0, low=0)
-    seed: int = integer(0, low=0)
+    seed: int = integer(0, low=0, high=2**63 - 1)
     eval_every: int = integer(1, low=1)
+    precision: str = choice("float32", PRECISIONS)
+    sync_every: int = integer(0, low=0)
+    coupling: float = real(0.0, low=0, high=1)
+    average_last: int = integer(0, low=0)
+    sync_write: str = choice("program", WRITES)
+    sync_reads: int = integer(1, low=1)
+
+    def _check(self) -> None:
+        if self.average_last > self.epochs:
+            raise ValueError(
+                f"average_last: got {self.average_last}, allowed: at most epochs = {self.epochs}"
+            )
 
     def is_tested(self, epoch: int) -> bool:
         """Whether the test error is measured after an epoch, counted from 1."""

@@ -13,6 +13,7 @@ from rapa_lib.data.datasets import Dataset
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.networks.convert import merge_tiles
 from rapa_lib.training.images import InputScaling, error_percent, predict
+from rapa_lib.training.precision import logits_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def evaluate(
     *,
     draws: int = 5,
     seed: int = 0,
+    precision: str = "float32",
 ) -> TestErrors:
     """Measure every test error of a network.
 
@@ -57,6 +59,7 @@ def evaluate(
         scaling: the scaling that the network was trained with.
         draws: number of forward passes with fresh assignments.
         seed: of the draws.
+        precision: of every pass, see :class:`TrainConfig`.
 
     Raises:
         ValueError: if draws < 1.
@@ -66,19 +69,24 @@ def evaluate(
     images, labels = dataset.test_images.to(device), dataset.test_labels.to(device)
     if not redraws(model):
         draws = 1
+
+    def classify(network: nn.Module) -> Tensor:
+        return predict(network, images, scaling, precision=precision)
+
     with seeded(seed):
-        logits = torch.stack([predict(model, images, scaling) for _ in range(draws)])
+        logits = torch.stack([classify(model) for _ in range(draws)])
     errors = torch.tensor([error_percent(one, labels) for one in logits], dtype=torch.double)
     softmax = F.softmax(logits.double(), dim=2).mean(0)
     merged = merge_tiles(model)
-    merged_raw = error_percent(predict(merged, images, scaling), labels)
-    reestimate_normalisation(merged, dataset.train_images.to(device), scaling)
+    merged_raw = error_percent(classify(merged), labels)
+    train_images = dataset.train_images.to(device)
+    reestimate_normalisation(merged, train_images, scaling, precision=precision)
     return TestErrors(
         test_error=float(errors.mean()),
         test_error_std_draws=float(errors.std()) if draws > 1 else 0.0,
         test_error_vote=error_percent(vote(logits), labels),
         test_error_softmax=error_percent(softmax, labels),
-        test_error_merged=error_percent(predict(merged, images, scaling), labels),
+        test_error_merged=error_percent(classify(merged), labels),
         test_error_merged_raw=merged_raw,
         draws=draws,
     )
@@ -105,7 +113,12 @@ def vote(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reestimate_normalisation(
-    model: nn.Module, images: Tensor, scaling: InputScaling, *, batch_size: int = 500
+    model: nn.Module,
+    images: Tensor,
+    scaling: InputScaling,
+    *,
+    batch_size: int = 500,
+    precision: str = "float32",
 ) -> None:
     """Estimate the statistics of a model's batch normalisation layers anew, in place.
 
@@ -114,7 +127,14 @@ def reestimate_normalisation(
         images: uint8 training images (N, C, H, W), all of which are used.
         scaling: the scaling of the model's input.
         batch_size: images per pass; statistics are means over passes.
+        precision: of the passes, see :class:`TrainConfig`; statistics are float32.
+
+    Raises:
+        ValueError, TypeError: for no images, or images that the scaling does not take.
     """
+    check_int("batch_size", batch_size, low=1)
+    if len(images) == 0:
+        raise ValueError("images: got none, expected at least one")
     layers = _batch_normalisations(model)
     if not layers:
         return
@@ -127,7 +147,7 @@ def reestimate_normalisation(
                 layer.train()
             # Parts of nearly equal size, so that none weighs more than its images.
             for part in images.tensor_split(max(1, len(images) // batch_size)):
-                model(scaling(part))
+                logits_of(model, scaling(part), precision)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -1,19 +1,47 @@
 """Images on the device: scaled, augmented, classified."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from rapa_lib._checks import check_int, check_real, check_sequence
 from rapa_lib._modes import evaluation_mode
+from rapa_lib._seeds import seeded
+from rapa_lib.training.precision import logits_of
 
 
-class InputScaling(NamedTuple):
-    """What turns uint8 images into a network's input: per channel (image / 255 − mean) / std."""
-
+class _Scaling(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+class InputScaling(_Scaling):
+    """What turns uint8 images into a network's input: per channel (image / 255 − mean) / std.
+
+    Args:
+        mean, std: a number for each channel.
+
+    Raises:
+        ValueError, TypeError: for a number that is not finite, a std that is not above 0, or
+            another number of means than of stds.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, mean: Sequence[float], std: Sequence[float]) -> "InputScaling":
+        means = tuple(check_real("mean", one) for one in check_sequence("mean", mean, "numbers"))
+        stds = tuple(
+            check_real("std", one, low=0, open_low=True)
+            for one in check_sequence("std", std, "numbers")
+        )
+        if len(means) != len(stds):
+            raise ValueError(
+                f"mean, std: got {len(means)} and {len(stds)} numbers, allowed: one each a channel"
+            )
+        return super().__new__(cls, means, stds)
 
     @classmethod
     def of(cls, images: Tensor) -> "InputScaling":
@@ -34,6 +62,11 @@ class InputScaling(NamedTuple):
         """Scale uint8 images (N, C, H, W) to float32, channels-last."""
         if images.dtype != torch.uint8:
             raise TypeError(f"images: got {images.dtype}, expected torch.uint8")
+        if images.dim() != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images: got shape {tuple(images.shape)}, expected (N, C, H, W) with C = "
+                f"{len(self.mean)}, the channels of this scaling"
+            )
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=images.device)
             for values in (self.mean, self.std)
@@ -72,11 +105,54 @@ def augment(images: Tensor, mirror: bool, max_shift: int) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, scaling: InputScaling, *, batch_size: int = 500
+    model: nn.Module,
+    images: Tensor,
+    scaling: InputScaling,
+    *,
+    batch_size: int = 500,
+    precision: str = "float32",
 ) -> Tensor:
     """Logits (N, n_classes) of uint8 images (N, C, H, W), in evaluation mode."""
+    check_int("batch_size", batch_size, low=1)
     with evaluation_mode(model):
-        return torch.cat([model(scaling(part)) for part in images.split(batch_size)])
+        parts = images.split(batch_size)
+        return torch.cat([logits_of(model, scaling(part), precision) for part in parts])
+
+
+def check_labels(labels: Tensor, n_images: int, n_classes: int | None = None) -> None:
+    """Raise unless these are labels (N,) of so many images, whole numbers from 0.
+
+    Args:
+        labels: to check.
+        n_images: N.
+        n_classes: labels must be below it; None: not known yet.
+
+    Raises:
+        ValueError, TypeError: naming them.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.long:
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels: got {got}, expected a tensor of torch.int64")
+    if labels.shape != (n_images,):
+        raise ValueError(
+            f"labels: got shape {tuple(labels.shape)} for {n_images} images, expected (N,)"
+        )
+    low, high = (int(end) for end in labels.aminmax()) if n_images else (0, 0)
+    if low < 0 or (n_classes is not None and high >= n_classes):
+        allowed = "at least 0" if n_classes is None else f"0 to {n_classes - 1}"
+        raise ValueError(f"labels: got {low} to {high}, allowed: {allowed}")
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, images: Tensor) -> int:
+    """Number of classes that a model tells apart, asked with one image; nothing is drawn.
+
+    Args:
+        model: takes scaled images (N, C, H, W), gives logits (N, n_classes).
+        images: such images, at least one.
+    """
+    with seeded(0), evaluation_mode(model):
+        return model(images[:1]).shape[-1]
 
 
 def error_percent(scores: Tensor, labels: Tensor) -> float:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._seeds import Purpose, seeded
-from rapa_lib.analog import NotFiniteError
+from rapa_lib.analog import AnalogTileArray, NotFiniteError
 from rapa_lib.data.datasets import Dataset
+from rapa_lib.training.averaging import TileAveraging, TimeAverage
 from rapa_lib.training.checkpoints import ResumeFile, Stateful, identity
 from rapa_lib.training.config import TrainConfig
+from rapa_lib.training.evaluation import reestimate_normalisation
 from rapa_lib.training.images import InputScaling, error_percent, predict
 from rapa_lib.training.rates import one_cycle_sgd
 from rapa_lib.training.step import DivergedError, TrainingStep, first_not_finite, with_rates
@@ -32,7 +34,8 @@ class Training:
     Args:
         history: one dict per epoch: epoch (from 1), train_loss, train_error (percent, of the
             augmented images as they were trained on), test_error (percent, one draw; None after an
-            epoch without a test), seconds.
+            epoch without a test), seconds; of trainings whose tiles are averaged also averagings:
+            what they met (:meth:`rapa_lib.training.averaging.TileAveraging.take_report`).
         scaling: what the network's input went through.
         measurements: what ``measure`` gave, each with its epoch.
     """
@@ -83,7 +86,9 @@ def train(
 
     Raises:
         DivergedError: at a loss that is not finite; the message says where.
-        ValueError: if the checkpoint belongs to another training, or batch_size exceeds the data.
+        ValueError: if the checkpoint belongs to another training, batch_size exceeds the data, or
+            weights lie on analog tiles and ``config.precision`` is not float32, or tiles are to be
+            coupled or parameters averaged over time.
     """
     loop = _Loop.of(model, dataset, config)
     training = Training(scaling=loop.step.scaling)
@@ -92,6 +97,8 @@ def train(
         parts: dict[str, Stateful] = {
             "model": model, "optimizer": loop.step.optimizer, "scheduler": loop.step.scheduler
         }  # fmt: skip
+        if loop.time_average is not None:
+            parts["time_average"] = loop.time_average
         file = ResumeFile(Path(checkpoint), identity(model, dataset, config, on_epoch), parts)
         training.history, training.measurements = file.resume()
     if not training.history:
@@ -114,12 +121,16 @@ class _Loop:
     Args:
         config: of the training.
         step: what is done with each batch.
+        averaging: what brings the tiles together after each step.
+        time_average: the mean of all parameters over the last epochs; None: not asked for.
         n_steps: batches in an epoch.
         images, labels, test_images, test_labels: of the data set.
     """
 
     config: TrainConfig
     step: TrainingStep
+    averaging: TileAveraging
+    time_average: TimeAverage | None
     n_steps: int
     images: Tensor
     labels: Tensor
@@ -135,19 +146,28 @@ class _Loop:
                 f"batch_size: got {config.batch_size}, but {dataset.name} has {n_train} training "
                 "images"
             )
+        if config.precision != "float32" and _is_analog(model):
+            raise ValueError(
+                f"precision: got {config.precision!r}, allowed for weights on analog tiles: float32"
+            )
         device = next(model.parameters()).device
         images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
         step = TrainingStep(
             model, InputScaling.of(images), *one_cycle_sgd(model, config, n_steps),
-            config.mirror, config.max_shift,
+            config.mirror, config.max_shift, config.precision,
         )  # fmt: skip
         test = dataset.test_images.to(device), dataset.test_labels.to(device)
-        return cls(config, step, n_steps, images, labels, *test)
+        averaging = TileAveraging(model, step.optimizer, config)
+        time_average = TimeAverage(model) if config.average_last else None
+        return cls(config, step, averaging, time_average, n_steps, images, labels, *test)
 
     def epoch(self, epoch: int, bar: Bar) -> dict[str, Any]:
         """Train for one epoch, counted from 1, and test if it is time; return its row."""
         with seeded(self.config.seed, epoch):
             row = self.train_epoch(epoch, bar)
+            if self.time_average is not None and epoch == self.config.epochs:
+                self.time_average.apply()
+                self.reestimate()
             if self.config.is_tested(epoch):
                 row["test_error"] = self.test_error(epoch)
                 bar.set_postfix(test_error=f"{row['test_error']:.2f} %")
@@ -163,6 +183,7 @@ class _Loop:
             labels = self.labels[batch]
             try:
                 logits = self.step(self.images[batch], labels, losses[i])
+                self._average(epoch, i)
             except NotFiniteError as error:  # analog tiles take finite numbers only
                 self._check_losses(losses[: i + 1], epoch)
                 raise DivergedError(f"at epoch {epoch}, step {i + 1}: {error}") from error
@@ -170,24 +191,40 @@ class _Loop:
             if i % _LOOK_EVERY == _LOOK_EVERY - 1 or i == self.n_steps - 1:
                 self._check_losses(losses[: i + 1], epoch)
             bar.update()
-        return {
+        row = {
             "epoch": epoch,
             "train_loss": float(losses.mean()),
             "train_error": 100 * float(wrong) / (self.n_steps * self.config.batch_size),
             "test_error": None,
             "seconds": time.perf_counter() - began,
         }
+        return row if self.averaging.is_idle else row | {"averagings": self.averaging.take_report()}
+
+    def reestimate(self) -> None:
+        """Estimate normalisation statistics anew, on the training images as they are."""
+        reestimate_normalisation(
+            self.step.model, self.images, self.step.scaling, precision=self.config.precision
+        )
 
     def test_error(self, epoch: int) -> float:
         """Test error in percent, of one draw."""
         where = f"after epoch {epoch}, step {self.n_steps}"
         try:
-            logits = predict(self.step.model, self.test_images, self.step.scaling)
+            logits = predict(
+                self.step.model, self.test_images, self.step.scaling,
+                precision=self.config.precision,
+            )  # fmt: skip
         except NotFiniteError as error:
             raise DivergedError(f"{where}: {error}") from error
         if not logits.isfinite().all():  # the last step can ruin what its loss did not show
             raise DivergedError(f"the logits are not finite {where}, {with_rates(self.config)}")
         return error_percent(logits, self.test_labels)
+
+    def _average(self, epoch: int, i: int) -> None:
+        """What is averaged after the step on batch i of an epoch."""
+        self.averaging.after_step((epoch - 1) * self.n_steps + i + 1)
+        if self.time_average is not None and epoch > self.config.epochs - self.config.average_last:
+            self.time_average.after_step()
 
     def _batches(self) -> tuple[Tensor, ...]:
         """Indices of the images of each step; what is left over is left out."""
@@ -201,6 +238,10 @@ class _Loop:
                 f"the loss is {float(losses[step])} at epoch {epoch}, step {step + 1}, "
                 f"{with_rates(self.config)}"
             )
+
+
+def _is_analog(model: nn.Module) -> bool:
+    return any(isinstance(layer, AnalogTileArray) for layer in model.modules())
 
 
 def _take_measurements(

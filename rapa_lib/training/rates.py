@@ -91,7 +91,7 @@ def _sgd(model: nn.Module, config: TrainConfig, tiles_of: Callable[[nn.Module], 
     """
     alike: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for layer in model.modules():
-        pulsed = isinstance(layer, AnalogTileArray) and not layer.is_ideal
+        pulsed = isinstance(layer, AnalogTileArray) and layer.is_pulsed
         if pulsed and config.momentum == 1:
             raise ValueError("momentum: got 1.0, allowed for weights on analog tiles: below 1")
         for name, parameter in layer.named_parameters(recurse=False):

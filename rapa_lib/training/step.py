@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rapa_lib.training.config import TrainConfig
 from rapa_lib.training.images import InputScaling, augment
+from rapa_lib.training.precision import logits_of
 from rapa_lib.training.rates import Scheduler
 
 
@@ -24,6 +25,7 @@ class TrainingStep:
         scaling: of the network's input.
         optimizer, scheduler: of :func:`one_cycle_sgd` or :func:`falling_sgd`.
         mirror, max_shift: augmentation, see :class:`TrainConfig`.
+        precision: of the passes, likewise.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class TrainingStep:
     scheduler: Scheduler
     mirror: bool = False
     max_shift: int = 0
+    precision: str = "float32"
 
     def __call__(self, images: Tensor, labels: Tensor, loss_out: Tensor) -> Tensor:
         """Take the step; draws follow PyTorch's generator.
@@ -48,7 +51,8 @@ class TrainingStep:
         Raises:
             NotFiniteError: if tiles got numbers that are not finite.
         """
-        logits = self.model(self.scaling(augment(images, self.mirror, self.max_shift)))
+        scaled = self.scaling(augment(images, self.mirror, self.max_shift))
+        logits = logits_of(self.model, scaled, self.precision)
         loss = F.cross_entropy(logits, labels)
         loss_out.copy_(loss.detach())
         self.optimizer.zero_grad(set_to_none=True)

@@ -72,7 +72,10 @@ def test_resolutions():
         (lambda: ConstantStepDevice(w_max=0.5, w_min=0.5), "w_max: got 0.5 with w_min = 0.5"),
         (lambda: ConstantStepDevice(dw_min=0), "dw_min: got 0.0, allowed: .*above 0"),
         (lambda: ConstantStepDevice(dw_min_std=-1), "dw_min_std: got -1"),
-        (lambda: SoftBoundsDevice(w_min=0), "w_min: got 0.0, allowed for soft bounds: below 0"),
+        (
+            lambda: SoftBoundsDevice(w_min=0),
+            "w_min: got 0.0, allowed for SoftBoundsDevice: below 0",
+        ),
         (lambda: TileConfig.from_dict({"fwd": {}}), r"config: got \['fwd'\], allowed: forward"),
         (lambda: TileConfig.from_dict({"forward": {"bits": 7}}), r"forward: got \['bits'\]"),
         (lambda: TileConfig.from_dict({"device": {"kind": "Magic"}}), "device.kind: got 'Magic'"),
@@ -86,7 +89,7 @@ def test_bad_values_are_named(make, message):
 def test_bad_types_are_named():
     with pytest.raises(TypeError, match=r"desired_bl: got 3\.5, expected an integer"):
         UpdateParameters(desired_bl=3.5)
-    with pytest.raises(TypeError, match="device: got 'reram', expected IdealDevice or Constant"):
+    with pytest.raises(TypeError, match="device: got 'reram', expected IdealDevice or Pulsed"):
         TileConfig(device="reram")
     with pytest.raises(TypeError, match="forward: got 3, expected a mapping"):
         TileConfig.from_dict({"forward": 3})

@@ -241,10 +241,6 @@ def test_what_cannot_be_converted_is_named():
     for layer in (PerforatedConv2d(3, 4, 3, n_tiles=2), NoisyConv2d(3, 4, 3, noise=0.5)):
         with pytest.raises(ValueError, match=rf"layer '0' \({type(layer).__name__}\)"):
             convert_to_analog(nn.Sequential(layer), ideal())
-    with pytest.raises(ValueError, match=r"layer '0' \(groups\)"):
-        convert_to_analog(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), ideal())
-    with pytest.raises(ValueError, match="groups: got 2, allowed on analog tiles: 1"):
-        AnalogRapaConv2d(4, 4, 3, groups=2)
     with pytest.raises(ValueError, match="no Conv2d, RapaConv2d or Linear layer"):
         convert_to_analog(nn.ReLU(), ideal())
     with pytest.raises(TypeError, match="config: got 'reram', expected a TileConfig"):

@@ -13,7 +13,7 @@ from rapa_lib.analog import (
     SoftBoundsDevice,
     TileConfig,
     UpdateParameters,
-    _tile_array,
+    _crossbar,
     ideal,
     rpu_baseline,
     trace_update,
@@ -178,7 +178,7 @@ def test_chunks_change_no_statistics(monkeypatch):
     whole = update_draws(config, x, d, 0.002, n=500)
     for module, name in ((gathered, "CHUNK_BYTES"), (_pulses, "BITS_BYTES")):
         monkeypatch.setattr(module, name, 10_000)
-    monkeypatch.setattr(_tile_array, "_MOVE_BYTES", 1000)
+    monkeypatch.setattr(_crossbar, "_MOVE_BYTES", 1000)
     parts = update_draws(config, x, d, 0.002, n=500)
     error = (whole.var(0) / 250).sqrt()
     assert ((whole.mean(0) - parts.mean(0)).abs() < 4.5 * error).all()
@@ -217,8 +217,8 @@ def test_devices_are_drawn_from_their_seed_alone():
     state = torch.get_rng_state()
     again = AnalogTileArray(2, 3, 4, seed=7)
     assert torch.equal(state, torch.get_rng_state())
-    for a, b in zip(one.points(), again.points(), strict=True):
-        assert torch.equal(a, b)
+    for name, values in one.points().present().items():
+        assert torch.equal(values, again.points().present()[name])
     assert not torch.equal(one.points().w_max, AnalogTileArray(2, 3, 4, seed=8).points().w_max)
 
 

@@ -26,7 +26,12 @@ def folders(tmp_path):
 
 def kept(folders, **changes):
     runs = tuple(map(KeptRun.of, folders))
-    content = {"study": "mine", "description": "one", "claims": "c.yaml", "runs": runs} | changes
+    content = {
+        "study": "mine",
+        "description": "one",
+        "claims": "config/claims/c.yaml",
+        "runs": runs,
+    } | changes
     return Archive(**content)
 
 
@@ -44,6 +49,16 @@ def test_an_archive_gives_back_what_was_put_in(folders, tmp_path):
     assert (again.missing("accuracy"), again.missing("acceleration")) == (1, 0)
 
 
+def test_an_archive_keeps_the_rules_where_there_are_any(folders, tmp_path):
+    for rules in ("", "level: 0.05\n"):
+        archive = kept(folders, rules=rules)
+        archive.write(tmp_path / "one.xz")
+        assert Archive.read(tmp_path / "one.xz") == archive
+    kept(folders, rules=3).write(tmp_path / "bad.xz")
+    with pytest.raises(ValueError, match="rules: got int, expected text"):
+        Archive.read(tmp_path / "bad.xz")
+
+
 def test_the_same_runs_give_the_same_bytes(folders, tmp_path):
     for name in ("one", "two"):
         kept(folders).write(tmp_path / name)
@@ -57,7 +72,7 @@ def test_a_restored_run_is_the_run_without_network_and_notebook(folders, tmp_pat
     assert again == first
     assert again.seconds == 12.5
     left = {path.name for path in (tmp_path / "elsewhere/accuracy/a-0-1").iterdir()}
-    assert left == {"record.json", "curve.json", "similarity.json", "restored"}
+    assert left == {"record.json", "curve.json", "similarity.json", "restored", "SHA256SUMS"}
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\xfd7zXZ\x00half"])

@@ -9,7 +9,17 @@ from tiny import SHAPE, same_bits, tiny_dataset
 
 from rapa_lib.data import DataChoice
 from rapa_lib.experiments import recipe as module
-from rapa_lib.experiments.recipe import LABELS, LATER, ORDER, Recipe, in_order, recipe_of
+from rapa_lib.experiments.recipe import (
+    LABELS,
+    LATER,
+    ORDER,
+    SYNCHRONISATION,
+    Recipe,
+    in_order,
+    is_plain,
+    recipe_of,
+    with_synchronisation,
+)
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.networks import NetworkShape
 from rapa_lib.training import TrainConfig
@@ -104,6 +114,17 @@ def test_labels_tell_networks_apart_by_what_was_built():
         "tile_init": "independent", "pooling": "avg", "activation": "relu",
         "normalisation": "batch", "tile_lr_power": 0.5, "epochs": 3, "seed": 4,
     }  # fmt: skip
+
+
+def test_averaged_tiles_are_a_label_where_they_say_something():
+    made = Recipe.of(**TINY, sync_every=4)
+    labels = made.labels("true name", [4, 2, 1])
+    assert set(labels) == {*LABELS, "sync_every"}
+    plain = Recipe.of(**TINY).labels("true name", [4, 2, 1])
+    assert with_synchronisation([plain]) == [plain]
+    known = with_synchronisation([plain, labels])
+    assert [[one[name] for name in SYNCHRONISATION] for one in known] == [[0, 0.0, 0], [4, 0.0, 0]]
+    assert [is_plain(Recipe.of(**TINY).flat()), is_plain(made.flat())] == [True, False]
 
 
 def test_the_same_on_another_device_has_the_same_threads_unless_they_are_asked_for():

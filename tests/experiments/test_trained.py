@@ -30,7 +30,7 @@ TINY = MADE | {"draws": 2}
 @pytest.fixture(autouse=True)
 def tiny_data(monkeypatch):
     """The tiny data set, whatever a run asks for."""
-    monkeypatch.setattr(DataChoice, "load", lambda choice: tiny_dataset())
+    monkeypatch.setattr(DataChoice, "load", lambda choice, seed=None: tiny_dataset())
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_no_training_arguments_are_the_defaults(monkeypatch):
     monkeypatch.setattr(
         module, "train_recipe", lambda recipe, *_, **others: asked.append((recipe, others)) or 1 / 0
     )
-    monkeypatch.setattr(DataChoice, "load", lambda choice: big_enough())
+    monkeypatch.setattr(DataChoice, "load", lambda choice, seed=None: big_enough())
     with pytest.raises(ZeroDivisionError):
         load_or_train(device="cpu")
     ((recipe, others),) = asked
@@ -152,7 +152,7 @@ def test_measurements_are_those_of_the_file(saved, tmp_path):
 def test_other_data_than_it_was_trained_on_are_refused(saved, monkeypatch):
     data = tiny_dataset()
     other = replace(data, train_images=data.train_images.flip(0))
-    monkeypatch.setattr(DataChoice, "load", lambda choice: other)
+    monkeypatch.setattr(DataChoice, "load", lambda choice, seed=None: other)
     ours, theirs = (d.fingerprint[:12] for d in (other, data))
     message = rf"^network: .*network.pt was trained on tiny bands .*{theirs}….*{ours}…$"
     with pytest.raises(ValueError, match=message):
@@ -188,7 +188,9 @@ def test_an_unknown_argument_of_the_training_is_named(name):
 
 
 def test_a_bad_argument_is_named_before_any_work(monkeypatch):
-    monkeypatch.setattr(DataChoice, "load", lambda choice: pytest.fail("data were loaded"))
+    monkeypatch.setattr(
+        DataChoice, "load", lambda choice, seed=None: pytest.fail("data were loaded")
+    )
     with pytest.raises(ValueError, match=r"^epochs: got 0"):
         load_or_train("", {"epochs": 0}, device="cpu")
 

@@ -7,28 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conv import extra_memory
-from reference import tiled_conv2d
+from reference import GEOMETRIES, tiled_conv2d
 from torch import nn
 
 from rapa_lib import TILINGS, RapaConv2d, frozen_draws
-from rapa_lib.layers._patch_conv import PADDING_MODES
 from rapa_lib.layers.products import compiled, gathered
 from rapa_lib.layers.products import operators as ops
 from rapa_lib.layers.products.geometry import Geometry
-
-GEOMETRIES = [
-    {},
-    {"padding": 2},
-    {"padding": (1, 0), "stride": (2, 1)},
-    {"padding": "same", "dilation": (2, 1)},
-    {"padding": "valid", "dilation": 2},
-    {"padding": "same", "kernel_size": (4, 2)},
-    {"groups": 2, "padding": 1, "bias": False},
-    {"groups": 4, "stride": 3},
-    {"kernel_size": 1},
-    *({"padding": 2, "padding_mode": mode} for mode in PADDING_MODES),
-    {"padding": "same", "kernel_size": (4, 2), "padding_mode": "circular"},
-]
 
 
 def double_layer(n_tiles=3, tiling="random", tile_init="independent", **geometry):

@@ -4,7 +4,15 @@ import pytest
 import torch
 from tiny import SHAPE, same_bits, tiny_network
 
-from rapa_lib import TILINGS, NoisyConv2d, PerforatedConv2d, RapaConv2d, register_tiling
+from rapa_lib import (
+    TILINGS,
+    DropoutConv2d,
+    NoisyConv2d,
+    PerforatedConv2d,
+    RapaConv2d,
+    register_tiling,
+)
+from rapa_lib.layers import TileNoiseConv2d
 from rapa_lib.networks import CONTROLS, kind_names, network_kind
 from rapa_lib.networks.kinds import Site
 
@@ -19,6 +27,8 @@ EXPECTED = {
     "perforated": ({"n_tiles"}, False, False),
     "enlarged": ({"n_tiles"}, True, False),
     "noisy": ({"noise"}, True, False),
+    "dropout": ({"dropout"}, True, False),
+    "tile_noise": ({"n_tiles", "noise"}, False, False),
 }
 
 
@@ -35,7 +45,8 @@ def test_a_kind_says_what_it_is(name):
 
 
 def test_an_unknown_kind_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"^tiling: got 'randon', allowed: none, image, .*noisy$"):
+    match = r"^tiling: got 'randon', allowed: none, image, .*dropout, tile_noise$"
+    with pytest.raises(ValueError, match=match):
         network_kind("randon")
 
 
@@ -43,6 +54,7 @@ CHANGES = {
     "n_tiles": {"n_tiles": (8, 2, 1)},
     "tile_init": {"tile_init": "identical"},
     "noise": {"noise": (0.1, 0.2, 0.3)},
+    "dropout": {"dropout": 0.3},
 }
 
 
@@ -69,18 +81,23 @@ def test_one_tile_is_one_whatever_is_asked_for(name):
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_kind_builds_the_convolution_of_a_site(name):
-    site = Site(2, 5, 3, n_tiles=4, tile_init="identical", noise=0.25)
+    site = Site(2, 5, 3, n_tiles=4, tile_init="identical", noise=0.25, dropout=0.5)
     layer = network_kind(name).build(site)
     assert layer(torch.zeros(1, 2, 6, 7)).shape == (1, 5, 6, 7)
-    expected = {"perforated": PerforatedConv2d, "noisy": NoisyConv2d}
+    expected = {"perforated": PerforatedConv2d, "noisy": NoisyConv2d, "tile_noise": TileNoiseConv2d}
+    expected["dropout"] = DropoutConv2d
     expected |= dict.fromkeys(("none", "enlarged"), torch.nn.Conv2d)
     assert type(layer) is expected.get(name, RapaConv2d)
     if type(layer) is RapaConv2d:
         assert (layer.tiling, layer.n_tiles, layer.tile_init) == (name, 4, "identical")
     if name == "perforated":
         assert layer.n_tiles == 4
-    if name == "noisy":
+    if name in ("noisy", "tile_noise"):
         assert layer.noise == 0.25
+    if name == "dropout":
+        assert layer.dropout == 0.5
+    if name == "tile_noise":
+        assert layer.choices == 4
 
 
 # --- Tilings of somebody else -----------------------------------------------------------------

@@ -9,6 +9,7 @@ from torch import nn
 
 from rapa_lib import (
     TILINGS,
+    DropoutConv2d,
     MixedPool2d,
     NoisyConv2d,
     PerforatedConv2d,
@@ -19,6 +20,7 @@ from rapa_lib import (
     frozen_draws,
     merge_tiles,
 )
+from rapa_lib.layers import TileNoiseConv2d
 from rapa_lib.networks.kinds import CONTROLS
 from rapa_lib.networks.pooling import POOLINGS
 from rapa_lib.networks.shape import ACTIVATIONS, NORMALISATIONS
@@ -67,10 +69,13 @@ def test_layers_are_of_the_kind_and_have_the_tiles_that_the_tiling_says(tiling):
         else RapaConvNet(tiling=tiling)
     )
     convolutions = [block[0] for block in network.features]
-    if tiling in ("none", "enlarged", "noisy"):
-        kind = NoisyConv2d if tiling == "noisy" else nn.Conv2d
+    if tiling in ("none", "enlarged", "noisy", "dropout"):
+        kind = {"noisy": NoisyConv2d, "dropout": DropoutConv2d}.get(tiling, nn.Conv2d)
         assert [type(c) for c in convolutions] == [kind] * 3
         assert network.n_tiles == (1, 1, 1)
+    elif tiling == "tile_noise":
+        assert [type(c) for c in convolutions] == [TileNoiseConv2d] * 3
+        assert [c.choices for c in convolutions] == [16, 4, 2] == list(network.n_tiles)
     else:
         kind = PerforatedConv2d if tiling == "perforated" else RapaConv2d
         assert [type(c) for c in convolutions] == [kind] * 3
@@ -364,6 +369,7 @@ def test_choices_change_every_block_and_the_output(argument, kinds):
         ),
         ({"noise": 0.5}, TypeError, "noise: got 0.5, expected a sequence"),
         ({"noise": (0.5, -1, 0)}, ValueError, "noise: got -1.0, allowed: finite, at least 0"),
+        ({"dropout": 1.0}, ValueError, "dropout: got 1.0, allowed: finite, at least 0 and below 1"),
         ({"noise": (0.5,), "tiling": "noisy"}, ValueError, r"noise: got \(0.5,\), expected 3"),
     ],
 )

@@ -83,7 +83,9 @@ def test_sites_follow_one_another_and_have_the_kind_s_tiles(name):
     assert [site.kernel_size for site in sites] == [1, 3, 5]
     tiles = [1, 1, 1] if network_kind(name).one_tile else [4, 2, 1]
     assert [site.n_tiles for site in sites] == tiles
-    assert [site.noise for site in sites] == ([0.85, 0.95, 0.0] if name == "noisy" else [0.0] * 3)
+    heeds = network_kind(name).heeds
+    assert {site.dropout for site in sites} == {0.1 if name == "dropout" else 0.0}
+    assert [site.noise for site in sites] == ([0.85, 0.95, 0.0] if "noise" in heeds else [0.0] * 3)
 
 
 def test_an_enlarged_shape_differs_in_its_channels_alone():

@@ -1,17 +1,16 @@
-import copy
 import itertools
 import math
-from functools import cache
 
 import foolbox
 import pytest
 import torch
-from tiny import tiny_dataset, tiny_network
+from attacked import SCALING, Rounding, images, suite, trained
+from tiny import tiny_dataset
 from torch import nn
 
 from rapa_lib import InputScaling, RapaConv2d, frozen_draws
 from rapa_lib._seeds import seeded
-from rapa_lib.instruments.faults import fine_tune
+from rapa_lib.experiments.adversarial_robustness.experiment import groups
 from rapa_lib.robustness import (
     LEVELS,
     VIEWS,
@@ -20,17 +19,16 @@ from rapa_lib.robustness import (
     SuiteSettings,
     Target,
     as_images,
-    attack_suite,
     check_images,
     layer_noise,
     masking_alarms,
     mean_correct,
     run_attack,
+    run_cascade,
     vanishing_gradients,
 )
 from rapa_lib.training import predict
 
-SCALING = InputScaling.of(tiny_dataset().train_images)
 ONE = InputScaling((0.4,), (0.25,))
 
 
@@ -39,30 +37,9 @@ def _seed():
     torch.manual_seed(0)
 
 
-@cache
-def trained(tiling, **changes):
-    net = tiny_network(tiling=tiling, **changes)
-    fine_tune(net, tiny_dataset(), SCALING, 40, batch_size=16, learning_rate=0.05)
-    return net.eval()
-
-
-def network(tiling="random", **changes):
-    """A network that has learnt the data set."""
-    return copy.deepcopy(trained(tiling, **changes))
-
-
 def scaled(x):
     mean, std = (torch.tensor(part).view(-1, 1, 1) for part in SCALING)
     return (x - mean) / std
-
-
-def suite(level, *, copies=False, **settings):
-    return attack_suite(level, SuiteSettings(**settings), copies=copies)
-
-
-def images():
-    data = tiny_dataset()
-    return as_images(data.test_images), data.test_labels
 
 
 def row(correct, **changes):
@@ -78,13 +55,13 @@ def row(correct, **changes):
 
 
 def test_images_are_scaled_as_in_training():
-    net, data = network("none"), tiny_dataset()
+    net, data = trained("none"), tiny_dataset()
     logits = ImageModel(net, SCALING)(as_images(data.test_images))
     torch.testing.assert_close(logits, predict(net, data.test_images, SCALING))
 
 
 def test_on_a_deterministic_model_the_numbers_are_foolboxs_own():
-    net, (x, labels) = network("none"), images()
+    net, (x, labels) = trained("none"), images()
     own = {"mean": list(SCALING.mean), "std": list(SCALING.std), "axis": -3}
     theirs = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=own)
     for attack in (a for level in LEVELS[:2] for a in suite(level, linf=(0.1,), focus=0.1)):
@@ -104,7 +81,7 @@ def test_on_a_deterministic_model_the_numbers_are_foolboxs_own():
 
 
 def test_fresh_draws_differ_and_frozen_ones_do_not():
-    net, (x, _) = network(), images()
+    net, (x, _) = trained(), images()
     fresh, frozen = ImageModel(net, SCALING), ImageModel(net, SCALING, "frozen", seed=3)
     assert not torch.equal(fresh(x), fresh(x))
     assert torch.equal(frozen(x), frozen(x))
@@ -114,7 +91,7 @@ def test_fresh_draws_differ_and_frozen_ones_do_not():
 
 
 def test_the_mean_is_that_of_the_softmax_over_draws_and_the_vote_counts():
-    net, (x, _) = network(), images()
+    net, (x, _) = trained(), images()
     x = x[:3]
     one = ImageModel(net, SCALING, "mean", draws=5, seed=7)
     with frozen_draws(net, 7):
@@ -157,7 +134,7 @@ def test_the_averaged_gradient_converges_to_the_mean_over_all_assignments():
 
 
 def test_the_merged_view_is_the_merged_network_with_new_statistics():
-    net, data = network(tile_init="identical"), tiny_dataset()
+    net, data = trained(tile_init="identical"), tiny_dataset()
     x, _ = images()
     merged = ImageModel(net, SCALING, "merged", train_images=data.train_images)
     assert torch.equal(merged(x), merged(x))
@@ -167,13 +144,13 @@ def test_the_merged_view_is_the_merged_network_with_new_statistics():
 
 
 def test_a_network_without_lots_takes_one_pass_whatever_is_asked():
-    net, (x, _) = network("none"), images()
+    net, (x, _) = trained("none"), images()
     assert ImageModel(net, SCALING, "mean", draws=64).draws == 1
     torch.testing.assert_close(ImageModel(net, SCALING, "mean", draws=64)(x), net(scaled(x)))
 
 
 def test_judging_is_the_share_of_draws_that_are_right():
-    net, (x, labels) = network(), images()
+    net, (x, labels) = trained(), images()
     model = ImageModel(net, SCALING)
     with seeded(5):
         found = mean_correct(model, x, labels, 6, batch_size=7)
@@ -241,12 +218,13 @@ def test_images_are_judged_on_fresh_draws_not_by_the_attacks_own_word():
 
 
 def test_budgets_hold_and_another_seed_gives_other_perturbations():
-    net, (x, labels) = network(), images()
+    net, (x, labels) = trained(), images()
     target = Target(net, SCALING)
     attacks = [a for level in LEVELS for a in suite(
-        level, linf=(0.1,), l2=(0.5,), steps=2, draws=2, focus=0.1, query_steps=1
+        level, linf=(0.1,), l2=(0.5,), steps=2, draws=2, focus=0.1, query_steps=1, queries=10,
+        apgd_steps=2,
     )]  # fmt: skip
-    assert {a.source for a in attacks} == {"fresh", "mean", "merged", "vote"}
+    assert {a.source for a in attacks} == {"fresh", "frozen", "mean", "merged", "vote"}
     for attack in attacks:
         for epsilon in attack.epsilons or (None,):
             run = [
@@ -266,7 +244,7 @@ def test_budgets_hold_and_another_seed_gives_other_perturbations():
 
 
 def test_restarts_keep_the_strongest_and_help():
-    net, (x, labels) = network("none"), images()
+    net, (x, labels) = trained("none"), images()
     one = Attack(
         "adaptive", "PGD", "LinfProjectedGradientDescentAttack", "linf", "mean", (0.05,),
         options={"steps": 1, "rel_stepsize": 0.5},
@@ -280,7 +258,7 @@ def test_restarts_keep_the_strongest_and_help():
 
 
 def test_transfer_takes_the_copys_gradients():
-    net, other = network("none"), network("none", init_seed=1)
+    net, other = trained("none"), trained("none", 1)
     x, labels = images()
     (attack,) = (
         a for a in suite("adaptive", linf=(0.2,), focus=0.2, copies=True)
@@ -339,7 +317,7 @@ def test_numbers_that_are_not_finite_count_as_a_failure_of_the_attack(monkeypatc
         return None, spoilt, torch.ones(len(inputs), dtype=torch.bool)
 
     monkeypatch.setattr(foolbox.attacks.FGSM, "__call__", broken)
-    net, (x, labels) = network("none"), images()
+    net, (x, labels) = trained("none"), images()
     (attack, _) = suite("published", linf=(0.1,))
     outcome = run_attack(attack, 0.1, Target(net, SCALING), x, labels, progress=False)
     assert outcome.failed == 1
@@ -353,7 +331,7 @@ def test_a_perturbation_beyond_its_budget_is_an_error(monkeypatch):
         return None, beyond, torch.ones(len(inputs), dtype=torch.bool)
 
     monkeypatch.setattr(foolbox.attacks.FGSM, "__call__", liar)
-    net, (x, labels) = network("none"), images()
+    net, (x, labels) = trained("none"), images()
     (attack, _) = suite("published", linf=(0.1,))
     with pytest.raises(RuntimeError, match=r"LinfFastGradientAttack: a perturbation of 0\.2"):
         run_attack(attack, 0.1, Target(net, SCALING), x, labels, progress=False)
@@ -362,36 +340,30 @@ def test_a_perturbation_beyond_its_budget_is_an_error(monkeypatch):
 # --- Alarms -----------------------------------------------------------------------------------
 
 
-class Rounding(nn.Module):
-    """Hides its gradient: it sees brightness in eight steps only."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(torch.round(x * 2) / 2)
-
-
 def measured(net, levels=LEVELS, seed=0):
     (x, labels), target = images(), Target(net, SCALING)
     with torch.no_grad():
         labels = target.judge()(x).argmax(1)
     rows = []
     settings = {"linf": (0.1, 0.2), "l2": (1.0,), "steps": 5, "draws": 2, "focus": 0.1}
+    how = {"judge_draws": 4, "seed": seed, "progress": False}
     for level in levels:
-        for attack in suite(level, **settings, query_steps=3):
-            for epsilon in attack.epsilons:
-                outcome = run_attack(
-                    attack, epsilon, target, x, labels, judge_draws=4, seed=seed, progress=False
+        these = suite(level, **settings, query_steps=3)
+        for attacks, epsilon in groups(these):
+            if epsilon is None:
+                continue
+            if len(attacks) > 1:
+                outcomes = run_cascade(attacks, epsilon, target, x, labels, **how)
+            else:
+                outcomes = [run_attack(attacks[0], epsilon, target, x, labels, **how)]
+            rows += [
+                row(
+                    outcome.correct.tolist(), level=level, attack=attack.name, norm=attack.norm,
+                    epsilon=epsilon, draws=attack.draws, purpose=attack.purpose,
+                    restarts=attack.restarts,
                 )
-                rows.append(
-                    row(
-                        outcome.correct.tolist(), level=level, attack=attack.name,
-                        norm=attack.norm, epsilon=epsilon, draws=attack.draws,
-                        purpose=attack.purpose, restarts=attack.restarts,
-                    )
-                )  # fmt: skip
+                for attack, outcome in zip(attacks, outcomes, strict=True)
+            ]  # fmt: skip
     return masking_alarms(rows, vanishing_gradients(target.judge(), x, labels))
 
 
@@ -401,13 +373,13 @@ def raised(alarms):
 
 @pytest.mark.parametrize("tiling", ["none", "random"])
 def test_an_ordinary_network_raises_no_alarm(tiling):
-    assert raised(measured(network(tiling))) == set()
+    assert raised(measured(trained(tiling))) == set()
 
 
 def test_a_rounding_layer_raises_the_alarms():
-    alarms = measured(Rounding(network("none")))
+    alarms = measured(Rounding(trained("none")))
     assert {"a very large ε leaves nothing", "gradients do not vanish"} <= raised(alarms)
-    assert "at 100.0 % of the images" in alarms[-1].detail
+    assert "at 100.0 % of the images" in alarms[6].detail
 
 
 def test_black_boxes_that_beat_a_white_one_raise_an_alarm():
@@ -479,7 +451,7 @@ def test_images_that_are_none_are_refused(spoil, error, message):
 
 def test_attacks_refuse_such_images_before_any_work(monkeypatch):
     (attack, _), (x, labels) = suite("published", linf=(0.1,)), images()
-    target = Target(network("none"), SCALING)
+    target = Target(trained("none"), SCALING)
     monkeypatch.setattr(Attack, "make", None)
     with pytest.raises(ValueError, match="images: got values"):
         run_attack(attack, 0.1, target, 2 * x, labels)
@@ -555,4 +527,4 @@ def test_an_attack_of_what_is_not_allowed_is_refused(changes, message):
 )
 def test_a_view_of_what_is_not_allowed_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ImageModel(network("none"), SCALING, **arguments)
+        ImageModel(trained("none"), SCALING, **arguments)

@@ -1,14 +1,16 @@
 """A study's tables, figures and report come out of its kept records alone, byte for byte."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import remake_tables
 from workflow_house import ROOT, command, execute
 
-from rapa_lib.experiments.archive import ARCHIVE
+from rapa_lib.experiments.archive import ARCHIVE, Archive
 
 KEPT = Path(__file__).with_name("kept_study")
 
@@ -69,6 +71,17 @@ def test_a_committed_study_has_the_tables_of_its_records(tmp_path):
     assert len(committed) > 10
     made = contents(folder)
     assert [name for name in committed if committed[name] != made.get(name)] == []
+
+
+def test_claims_are_judged_by_the_rules_that_were_kept(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(remake_tables, "run_script", lambda *arguments: said.append(arguments))
+    for rules in ("", "level: 0.01\n"):
+        archive = Archive("one", "a study", "config/claims/paper.yaml", (), rules=rules)
+        remake_tables.report(archive, tmp_path)
+    names = [json.loads(one[-1])["claims"] for one in said if one[0] == "run_notebook.py"]
+    assert names[0] == "config/claims/paper.yaml"
+    assert Path(names[1]).read_text(encoding="utf-8") == "level: 0.01\n"
 
 
 def test_a_study_without_records_says_so(house, tmp_path):

@@ -44,7 +44,7 @@ def kernels_under(process):
     found = 0
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            found += "ipykernel_launcher" in " ".join(child.cmdline())
+            found += "run_notebook.py" in " ".join(child.cmdline())
         except psutil.NoSuchProcess:
             continue
     return found

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import sys
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
@@ -17,13 +18,21 @@ PARTIAL = config.pop("partial", False)
 
 study = Study.of(config, DATA)
 FOLDER = f"{RESULTS}/{study.name}"
+# The hash of what tuning chose goes into every record. No input of the rules: it is committed, and
+# a study whose records have another is not started.
+CHOSEN = f"--chosen {shlex.quote(study.chosen)}" if study.chosen else ""
 RUN = f"{FOLDER}/runs/{{experiment}}/{{run}}"
 RUNS = {
     experiment: {run.name: run for run in runs} for experiment, runs in study.runs.items()
 }
-# Not a parameter of the rules: another interpreter is no reason to train again.
-PYTHON = sys.executable
+BLOCKS = {}
+for experiment, runs in study.runs.items():
+    for run in runs:
+        BLOCKS.setdefault((experiment, run.block), []).append(run.name)
 SCRIPTS = "workflow/scripts"
+# Python on the script that is named next, forked from the nursery if there is one. Not a parameter
+# of the rules: another interpreter is no reason to train again.
+BORN = f"{shlex.quote(sys.executable)} -S -I {SCRIPTS}/nursery.py run"
 # The names are those of rapa_lib/experiments/archive.py, which would load pandas in every job.
 ARCHIVE, RESTORED = "records.jsonl.xz", "restored"
 

@@ -18,7 +18,7 @@ rule report:
         folder=FOLDER,
         parameters=json.dumps({"results": FOLDER, "claims": study.claims, "output": FOLDER}),
     shell:
-        "{PYTHON:q} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
+        "{BORN} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
         " --parameters {params.parameters:q} > {log:q} 2>&1"
-        " && {PYTHON:q} {SCRIPTS}/export_report.py {output.executed:q} {output.report:q}"
+        " && {BORN} {SCRIPTS}/export_report.py {output.executed:q} {output.report:q}"
         " >> {log:q} 2>&1"

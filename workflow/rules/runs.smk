@@ -19,16 +19,18 @@ def network(wildcards):
 
 
 EXECUTE = (
-    "{PYTHON:q} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
-    " --parameters {params.parameters:q} --rules {study.claims:q} {resources.options}"
+    "{BORN} {SCRIPTS}/run_notebook.py {input.notebook:q} {output.executed:q}"
+    " --parameters {params.parameters:q} --rules {study.claims:q} {CHOSEN} {resources.options}"
     " > {log:q} 2>&1"
 )
 
 
-for experiment in RUNS:
+# A rule for every block of a grid, for a rule has one priority: earlier blocks are begun first, and
+# of each the trainings.
+for experiment, block in BLOCKS:
 
     rule:
-        name: f"{experiment}_run"
+        name: f"{experiment}_run" + (f"_{block + 1}" if block else "")
         input:
             network,
             notebook="notebooks/{experiment}.ipynb",
@@ -40,9 +42,10 @@ for experiment in RUNS:
             f"{RUN}/log.txt",
         wildcard_constraints:
             experiment=experiment,
-            run="|".join(RUNS[experiment]),
+            run="|".join(BLOCKS[experiment, block]),
         params:
             parameters=parameters,
+        priority: 2 * (len(BLOCKS) - block) + (experiment == "accuracy")
         threads: study.threads
         retries: study.limits[experiment].retries
         resources:

@@ -15,7 +15,7 @@ for experiment in TABLED:
             missing=len(RUNS[study.collected[experiment]]) - len(collected(experiment)),
             description=lambda wildcards: study.description,  # a function's braces are no wildcards
         shell:
-            "{PYTHON:q} {SCRIPTS}/collect.py {params.experiment} {params.folder:q}"
+            "{BORN} {SCRIPTS}/collect.py {params.experiment} {params.folder:q}"
             " {params.folders:q} --description {params.description:q} --missing {params.missing}"
 
 
@@ -31,5 +31,5 @@ rule records:
         description=lambda wildcards: study.description,
         claims=study.claims,
     shell:
-        "{PYTHON:q} {SCRIPTS}/keep_records.py {params.folder:q} {params.runs:q}"
+        "{BORN} {SCRIPTS}/keep_records.py {params.folder:q} {params.runs:q}"
         " --description {params.description:q} --claims {params.claims:q}"

@@ -17,7 +17,11 @@ def main() -> None:
     arguments.add_argument("--missing", type=int, default=0, help="runs that did not finish")
     options = arguments.parse_args()
     entry = CATALOGUE[options.experiment]
-    records = read_runs(options.runs, CATALOGUE[entry.source or entry.name].leaves)
+    source = CATALOGUE[entry.source or entry.name]
+    try:
+        records = read_runs(options.runs, source.leaves, source.name)
+    except ValueError as error:
+        raise SystemExit(f"{entry.name} not collected: {error}") from error
     write_collected(
         entry.name,
         experiment(entry.name).collect(records),

@@ -39,9 +39,11 @@ def main() -> None:
         if line.startswith("# ")
     )
     environment = jinja2.Environment(autoescape=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(title=title, body=body)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title, body=body
+    )
     with whole_file(options.page) as part:
-        part.write_text(page)
+        part.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def main() -> None:
             for folder in folders
             if folder not in done
         ),
+        rules=Path(options.claims).read_text(encoding="utf-8"),
     )
     write_table(options.results / "runs.csv", runs_table(archive))
     archive.write(options.results / ARCHIVE)

@@ -84,7 +84,7 @@ class Progress:
             return
         with suppress(OSError, ValueError):  # nobody reads on
             print(line, flush=True)
-        with suppress(OSError), (self.folder / LOG).open("a") as log:
+        with suppress(OSError), (self.folder / LOG).open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
 
     def line(self, event: str = "") -> str | None:
@@ -175,7 +175,7 @@ def mtime(path: Path) -> float:
 def read_attempts(error: Path) -> float:
     """How often a run was tried; infinity where its error does not tell."""
     try:
-        return int(json.loads(error.read_text())["attempts"])
+        return int(json.loads(error.read_text(encoding="utf-8"))["attempts"])
     except Exception:  # a damaged file raises whatever its bytes happen to mean
         return math.inf
 
@@ -183,7 +183,9 @@ def read_attempts(error: Path) -> float:
 def read_duration(notebook: Path) -> float | None:
     """Seconds that an executed notebook took; None where it does not tell."""
     try:
-        seconds = float(json.loads(notebook.read_text())["metadata"]["papermill"]["duration"])
+        seconds = float(
+            json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]
+        )
     except Exception:  # as above
         return None
     return seconds if 0 <= seconds < math.inf else None

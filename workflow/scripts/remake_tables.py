@@ -5,11 +5,13 @@ The runs' folders are restored as far as the records go: the study can then be c
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from study import ROOT
+from whole import seal
 
 from rapa_lib.experiments.archive import ARCHIVE, Archive
 from rapa_lib.experiments.catalogue import CATALOGUE
@@ -24,11 +26,13 @@ def main() -> None:
     options = arguments.parse_args()
     try:
         archive = Archive.read(options.results / ARCHIVE)
+        archive.check_records()
     except ValueError as error:
         raise SystemExit(f"tables not made: {error}") from error
     restore(archive, options.results)
     collect(archive, options.results)
     report(archive, options.results)
+    seal(options.results)
     print(f"{archive.study}: tables, figures and report of {len(archive.runs)} runs made again")
     print(f"  {options.results / 'report.html'}")
 
@@ -53,9 +57,14 @@ def collect(archive: Archive, results: Path) -> None:
 
 
 def report(archive: Archive, results: Path) -> None:
-    """Judge the claims and export the page."""
-    executed = str(results / "runs/report/report.ipynb")
-    parameters = {"results": str(results), "claims": archive.claims, "output": str(results)}
+    """Judge the claims by the rules that were kept, and export the page."""
+    executed, claims = str(results / "runs/report/report.ipynb"), archive.claims
+    if archive.rules:
+        rules = results / "runs/report/rules.yaml"
+        rules.parent.mkdir(parents=True, exist_ok=True)
+        rules.write_text(archive.rules, encoding="utf-8")
+        claims = str(rules)
+    parameters = {"results": str(results), "claims": claims, "output": str(results)}
     run_script(
         "run_notebook.py", "notebooks/report.ipynb", executed,
         "--parameters", json.dumps(parameters),
@@ -66,7 +75,8 @@ def report(archive: Archive, results: Path) -> None:
 def run_script(name: str, *arguments: str) -> None:
     """Run a script beside this one; what it complains of ends this one too."""
     command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONUTF8": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"report not made: {done.stderr.strip()}")
 

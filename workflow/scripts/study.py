@@ -6,24 +6,33 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import papermill
-import yaml
+from chosen import BY_TILING, Chosen, arm_name, by_of, check_tuning, chosen_path
 
 from rapa_lib.experiments.catalogue import CATALOGUE
+from rapa_lib.experiments.tuning import Tuning
+from rapa_lib.experiments.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/study.schema.yaml"
+LONGEST = 400
+"""Characters of what is said of a wrong value."""
+
+MOST_RUNS = 5_000
+"""Of a study; each is planned, checked and listed before the first begins."""
+
 SET_BY_STUDY = ("threads", "output", "network", "copies")
 
 
 def schema() -> dict[str, Any]:
     """The schema of a study's YAML: that of the file, with a key for every experiment that runs."""
-    content = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    content = read_yaml(SCHEMA, "schema")
     for entry in CATALOGUE.values():
         if entry.needs != "records":
             kind = "following" if entry.needs == "network" else "experiment"
@@ -41,12 +50,14 @@ class Run:
         network: name of the accuracy run whose trained network it starts from, if it needs one.
         copies: name of an accuracy run that differs from that one in its seed alone, if its
             notebook asks for copies and there is one.
+        block: place of the block of the grid that it is of; earlier ones are begun first.
     """
 
     name: str
     parameters: dict[str, Any]
     network: str | None = None
     copies: tuple[str, ...] = ()
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,9 @@ class Study:
     """A study: its experiments' runs and their limits, and the rules by which it is judged.
 
     ``gpu_percent`` is the share of one GPU that a run takes, 0 if it asks for none. A
-    ``confirmatory`` study runs by rules and code that are fixed before its first record.
+    ``confirmatory`` study runs by rules and code that are fixed before its first record. Of a study
+    with ``tuning``, ``chosen`` is the file of the values that its runs take, None while there is
+    none.
     """
 
     name: str
@@ -89,6 +102,8 @@ class Study:
     claims: str = "config/claims/paper.yaml"
     gpu_percent: int = 0
     confirmatory: bool = False
+    tuning: Tuning | None = None
+    chosen: str | None = None
 
     @property
     def n_runs(self) -> int:
@@ -112,14 +127,12 @@ class Study:
         Raises:
             ValueError: for an unknown key, parameter or value, with what is allowed.
         """
-        errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
-        if errors:
-            error = jsonschema.exceptions.best_match(errors)
-            allowed = error.schema.get("properties")
-            hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
-            raise ValueError(f"study: {error.json_path}: {error.message}{hint}")
-        threads = config["threads"]
-        runs = {"accuracy": _grid("accuracy", config["accuracy"], threads, data)}
+        _check_schema(config)
+        threads, tuning, chosen = config["threads"], *_tuned(config)
+        values = Chosen.read(ROOT / chosen).arms if chosen else {}
+        runs = {
+            "accuracy": _grid("accuracy", config["accuracy"], threads, data, values, by_of(config))
+        }
         for experiment in CATALOGUE:
             if experiment in config and experiment != "accuracy":
                 block = config[experiment]
@@ -130,6 +143,7 @@ class Study:
                     continue
                 networks = _chosen(experiment, block["networks"], runs["accuracy"])
                 copied = "copies" in _parameters(experiment)
+                _check_number(experiment, len(networks) * len(settings))
                 runs[experiment] = [
                     Run(
                         f"{network.name}-{own.name}",
@@ -153,12 +167,30 @@ class Study:
         share = config.get("gpu_percent", 0)
         confirms = config.get("confirmatory", False)
         return cls(
-            config["study"], config["description"], threads, runs, limits, claims, share, confirms
-        )
+            config["study"], config["description"], threads, runs, limits, claims, share, confirms,
+            tuning, chosen,
+        )  # fmt: skip
+
+
+def _check_schema(config: Any) -> None:
+    errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
+    if errors:
+        error = jsonschema.exceptions.best_match(errors)
+        message = " ".join(error.message.split())
+        if len(message) > LONGEST:  # a value of any length
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+        allowed = error.schema.get("properties")
+        hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
+        raise ValueError(f"study: {error.json_path}: {message}{hint}")
 
 
 def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
-    """Read and check a study's YAML file; see :meth:`Study.of`.
+    """Read and check a study's YAML file; see :meth:`Study.of` and :func:`read_config`."""
+    return Study.of(read_config(path, name), data)
+
+
+def read_config(path: str | Path, name: str | None = None) -> Any:
+    """Read a study's YAML file, unchecked.
 
     Args:
         name: of the study and its folder, instead of the file's: the same study on other data.
@@ -167,13 +199,23 @@ def load_study(path: str | Path, data: str | None = None, name: str | None = Non
     if not path.is_file():
         known = {p.stem for p in (ROOT / "config").glob("*.yaml")}
         raise ValueError(f"study: there is no {path}; studies here: {', '.join(sorted(known))}")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise ValueError(f"study: {path} is no YAML: {error}") from error
+    config = read_yaml(path)
     if name is not None and isinstance(config, dict):
         config["study"] = name
-    return Study.of(config, data)
+    return config
+
+
+def _tuned(config: dict[str, Any]) -> tuple[Tuning | None, str | None]:
+    """The tuning that a study asks for, and the file of what it chose, as far as there are any."""
+    if "tuning" not in config:
+        return None, None
+    try:
+        tuning = Tuning.of(config["tuning"])
+        check_tuning(tuning, config["accuracy"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"study: tuning: {str(error).removeprefix('tuning: ')}") from error
+    path = chosen_path(config["study"])
+    return tuning, str(path) if (ROOT / path).is_file() else None
 
 
 @functools.cache
@@ -195,17 +237,35 @@ def _copies(network: Run, runs: list[Run]) -> tuple[str, ...]:
     return tuple(itertools.islice(others, 1))
 
 
-def _grid(experiment: str, config: dict, threads: int, data: str | None = None) -> list[Run]:
-    """Spell out the grid of one experiment, in order, without repetition."""
+def _grid(
+    experiment: str,
+    config: dict,
+    threads: int,
+    data: str | None = None,
+    chosen: Mapping[str, Mapping[str, Any]] | None = None,
+    by: Sequence[str] = BY_TILING,
+) -> list[Run]:
+    """Spell out the grid of one experiment, in order, without repetition.
+
+    Args:
+        chosen: by arm, values that tuning has found: instead of the common ones, but for what
+            a block of the grid says itself.
+        by: parameters whose values name an arm.
+    """
     inspected = _parameters(experiment)
     known = [name for name in inspected if name not in SET_BY_STUDY]
     override: dict[str, Any] = {"threads": threads} if "threads" in inspected else {}
     if data is not None and "dataset" in inspected:
         override["dataset"] = data
-    runs = {}
-    for block in config.get("grid", [{}]):
+    runs: dict[str, Run] = {}
+    blocks = config.get("grid", [{}])
+    _check_number(experiment, sum(math.prod(map(len, block.values())) for block in blocks))
+    for place, block in enumerate(blocks):
         for values in itertools.product(*block.values()):
-            parameters = config["common"] | dict(zip(block, values, strict=True))
+            own = dict(zip(block, values, strict=True))
+            parameters = config["common"] | own
+            found = (chosen or {}).get(arm_name(parameters, by), {})
+            parameters |= {name: value for name, value in found.items() if name not in own}
             unknown = [str(name) for name in parameters if name not in known]
             if unknown:
                 raise ValueError(
@@ -218,8 +278,16 @@ def _grid(experiment: str, config: dict, threads: int, data: str | None = None) 
             if experiment == "accuracy":
                 tiling, seed = parameters.get("tiling", "default"), parameters.get("seed", 0)
                 name = f"{tiling}-{seed}-{name}"
-            runs[name] = Run(name, parameters)
+            runs.setdefault(name, Run(name, parameters, block=place))
     return list(runs.values())
+
+
+def _check_number(experiment: str, n_runs: int) -> None:
+    """Raise for more runs of an experiment than are planned."""
+    if n_runs > MOST_RUNS:
+        raise ValueError(
+            f"study: {experiment}: its grid has {n_runs:,} runs, allowed: at most {MOST_RUNS:,}"
+        )
 
 
 def _chosen(experiment: str, wanted: dict[str, list], runs: list[Run]) -> list[Run]:

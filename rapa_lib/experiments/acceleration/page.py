@@ -18,6 +18,7 @@ from rapa_lib.experiments.acceleration.tables import (
     acceleration_answer,
     acceleration_summary,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import Collected
 from rapa_lib.runtime import RIVAL_COLUMNS
 
@@ -51,7 +52,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         },
         answer=acceleration_answer(table),
         body=[
-            acceleration_summary(table).round(1).to_markdown(index=False),
+            markdown_table(acceleration_summary(table).round(1)),
             "",
             "Speed-up over one tile per layer with the same number of tiles for every convolution; "
             f"proportional: at least {100 * PROPORTIONAL:g} % of the number of tiles. A model of "

@@ -8,16 +8,18 @@ import pandas as pd
 from rapa_lib._checks import check_real
 from rapa_lib.runtime import (
     SCHEDULES,
+    TOLERANCE,
     AnalogArrays,
     NetworkLayers,
     RunTime,
     balance_tiles,
+    is_proportional,
     reachable_speedup,
     roofline_table,
     run_time,
 )
 
-PROPORTIONAL = 0.9  # of the number of tiles: from here on a speed-up counts as proportional to it
+PROPORTIONAL = 1 - TOLERANCE  # of the number of tiles
 
 _COLUMNS = [
     "network",
@@ -261,7 +263,8 @@ def network_table(
 def proportional_up_to(n_tiles: pd.Series, speedup: pd.Series) -> int:
     """The largest number of tiles up to which the speed-up stays above 90 % of it."""
     rows = pd.DataFrame({"n_tiles": n_tiles, "speedup": speedup}).sort_values("n_tiles")
-    holds = (rows["speedup"] >= PROPORTIONAL * rows["n_tiles"]).cummin()
+    counts = zip(rows["n_tiles"], rows["speedup"], strict=True)
+    holds = pd.Series([is_proportional(*count) for count in counts], rows.index).cummin()
     return int(rows.loc[holds, "n_tiles"].max()) if holds.any() else 0
 
 

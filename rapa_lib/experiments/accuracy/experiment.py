@@ -1,7 +1,7 @@
 """The accuracy experiment: from parameters to a trained network and the record of its errors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +17,17 @@ from rapa_lib.experiments.records import provenance
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.experiments.trained import save_network, train_recipe
 from rapa_lib.networks import RapaConvNet, count_parameters
-from rapa_lib.runtime import SCHEDULES, run_time
-from rapa_lib.training import InputScaling, TestErrors, Training, evaluate
+from rapa_lib.runtime import (
+    SCHEDULES,
+    WRITES,
+    AveragingSide,
+    NetworkLayers,
+    averaging_cost,
+    count_layers,
+    network_cost,
+    run_time,
+)
+from rapa_lib.training import InputScaling, TestErrors, TrainConfig, Training, evaluate
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Accuracy(Experiment[Dataset]):
         self.recipe.use_threads()
         with seeded(self.recipe.seed, Purpose.EVALUATION):
             seed = int(torch.randint(2**31, ()))
-        return evaluate(network, data, scaling, draws=self.draws, seed=seed)
+        precision = self.recipe.training.precision
+        return evaluate(network, data, scaling, draws=self.draws, seed=seed, precision=precision)
 
     def _measure(self, subject: Dataset, folder: Path | None, progress: bool) -> Record:
         network, training = self.train(subject, folder=folder, progress=progress)
@@ -85,7 +95,8 @@ class Accuracy(Experiment[Dataset]):
         self, network: RapaConvNet, data: Dataset, training: Training, errors: TestErrors
     ) -> Record:
         """One row of the accuracy table, and what other tables are derived from."""
-        timed = run_time(network, (data.in_channels, *data.image_size))
+        layers = count_layers(network, (data.in_channels, *data.image_size))
+        timed = run_time(layers)
         return {
             **self._labels(network, data),
             **asdict(errors),
@@ -95,6 +106,7 @@ class Accuracy(Experiment[Dataset]):
             "data_fingerprint": data.fingerprint,
             "config": self.parameters(),
             "speedups": {schedule: timed.speedup(schedule) for schedule in SCHEDULES},
+            "times_us": training_times(layers, self.recipe.training),
         }
 
     def _labels(self, network: RapaConvNet, data: Dataset) -> dict[str, Any]:
@@ -105,6 +117,32 @@ class Accuracy(Experiment[Dataset]):
     def collect(cls, records: Sequence[Record]) -> Collected:
         """See :meth:`Experiment.collect`."""
         return collect(records)
+
+
+def training_times(layers: NetworkLayers, training: TrainConfig) -> dict[str, Any]:
+    """Times of training on analog arrays with a digital side, pipelined, in µs.
+
+    Args:
+        layers: of the network.
+        training: its batches, and how often arrays are read when tiles are averaged.
+
+    Returns:
+        ``single``: of an image, in the same network on one tile per layer that computes every
+        patch; ``image``: of an image in this network; ``averaging``: of one averaging of its tiles,
+        by the way in which the mean is written.
+    """
+    dense = tuple(replace(one, n_tiles=1, perforation=1, loads=None) for one in layers.layers)
+    single = run_time(replace(layers, layers=dense))
+    side, timed = AveragingSide(reads=training.sync_reads), run_time(layers)
+    averaging = {
+        write: averaging_cost(timed, None, side, batch_size=training.batch_size, write=write)
+        for write in WRITES
+    }
+    return {
+        "single": network_cost(single, None, access="random", schedule="pipelined").time_us,
+        "image": averaging[WRITES[0]].cost.time_us,
+        "averaging": {write: cost.averaging_us for write, cost in averaging.items()},
+    }
 
 
 COLUMNS = ("dataset", "tiling", "n_tiles", "tile_init", "pooling", "seed", "epochs")

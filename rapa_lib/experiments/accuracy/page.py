@@ -10,6 +10,7 @@ from rapa_lib.experiments.accuracy.tables import (
     accuracy_table,
     curves_table,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.plots import configuration_labels
 from rapa_lib.experiments.protocol import Collected
 
@@ -27,7 +28,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         },
         answer=accuracy_answer(table),
         body=[
-            accuracy_summary(table).to_markdown(index=False, disable_numparse=True),
+            markdown_table(accuracy_summary(table), disable_numparse=True),
             "",
             "Test errors in percent: means over seeds, ± half a 95 % interval by Student's t where "
             "there is more than one seed. Networks that draw assignments: mean over "

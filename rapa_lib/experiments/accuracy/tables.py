@@ -11,7 +11,7 @@ from rapa_lib.experiments.records import flat_table
 SORTED_BY = ["dataset", "tiling", "n_tiles", "tile_init", "pooling", "epochs", "seed"]
 
 # Entries of a record that are other tables' matter.
-_ELSEWHERE = ("curve", "similarity", "speedups")
+_ELSEWHERE = ("curve", "similarity", "speedups", "times_us")
 
 
 def accuracy_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:

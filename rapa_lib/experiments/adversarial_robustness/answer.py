@@ -11,6 +11,7 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     against_noise,
     budget_text,
     clean_accuracy,
+    decisive_level,
     differences,
     interval_of,
     level_text,
@@ -38,32 +39,36 @@ def robustness_answer(rows: pd.DataFrame, records: Sequence[dict[str, Any]]) -> 
         for label, gap in differences(rows, focus).items()
         if label.split("\n")[0] == "random"
     }
-    lines = _against_reference(gaps, focus) if gaps else [_levels(rows, focus)]
+    level = decisive_level(rows)
+    lines = _against_reference(gaps, focus, level) if gaps else [_levels(rows, focus)]
     noise = against_noise(rows)
     if noise:
         steps = "; ".join(
             f"ε = {budget_text('linf', e)} {points_text(g)}" for e, g in noise.items()
         )
-        words = f"Against `noisy`, `random` keeps under adaptive attacks (points): {steps}."
+        words = f"Against `noisy`, `random` keeps under {_LEVELS[level]} (points): {steps}."
         lines[1:] = [" ".join([*lines[1:], words])]
     alarms, made = raised_alarms(records)
     raised = f"{len(alarms)} of {made}" if alarms else f"None of {made}"
     return [*lines, f"{raised} checks for gradients that mislead raised an alarm."]
 
 
-def _against_reference(gaps: dict[str, dict[str, Interval]], focus: float) -> list[str]:
-    """What networks keep more than the ordinary one: under adaptive attacks, and the others."""
+_LEVELS = {"adaptive": "adaptive attacks", "standard": "the standard suite"}
+
+
+def _against_reference(gaps: dict[str, dict[str, Interval]], focus: float, level: str) -> list[str]:
+    """What networks keep more than the ordinary one: at the decisive level, and the published."""
     place = f"ε = {budget_text('linf', focus)} (L∞)"
     first, second = [], []
     for label, gap in gaps.items():
         name = f"`{name_text(label)}`"
-        if "adaptive" in gap:
-            first.append(f"{name} {_verdict(gap['adaptive'])}")
+        if level in gap:
+            first.append(f"{name} {_verdict(gap[level])}")
         if "published" in gap:
             words = f"{name} {_verdict(gap['published'])}"
-            if "adaptive" in gap and gap["published"][1] > 0:
-                share = 100 * gap["adaptive"][0] / gap["published"][0]
-                words += f", of which {share:.0f} % is left under adaptive attacks"
+            if level in gap and gap["published"][1] > 0:
+                share = 100 * gap[level][0] / gap["published"][0]
+                words += f", of which {share:.0f} % is left under {_LEVELS[level]}"
             second.append(words)
     clean = "; ".join(
         f"`{name_text(label)}` {points_text(gap['clean'])} points"
@@ -72,7 +77,7 @@ def _against_reference(gaps: dict[str, dict[str, Interval]], focus: float) -> li
     )
     lines = []
     if first:
-        lines.append(f"**Under adaptive attacks with {place}, {'; '.join(first)}.**")
+        lines.append(f"**Under {_LEVELS[level]} with {place}, {'; '.join(first)}.**")
     if second:
         lines.append(f"Under published attacks, {'; '.join(second)}.")
     if clean:

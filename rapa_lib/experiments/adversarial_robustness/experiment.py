@@ -1,11 +1,12 @@
 """The robustness experiment: settings, the attacks they ask for, and the record of what is left."""
 
 import hashlib
+import itertools
 import json
 import math
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ from rapa_lib.robustness import (
     masking_alarms,
     mean_correct,
     run_attack,
+    run_cascade,
     still_falling,
     vanishing_gradients,
 )
@@ -130,8 +132,7 @@ class AdversarialRobustness(Experiment[Trained]):
             redrawn: whether the network draws; numbers of draws matter only then.
         """
         curve = tuple(m for m in self.suite.draws_curve if m != self.suite.draws)
-        changes = {"draws_curve": curve} if redrawn else {"draws_curve": (), "draws": 1}
-        suite = replace(self.suite, **changes)
+        suite = replace(self.suite, draws_curve=curve) if redrawn else self.suite.undrawn()
         return [
             attack
             for level in LEVELS
@@ -147,6 +148,11 @@ class AdversarialRobustness(Experiment[Trained]):
                 f"images: got {self.images}, but {data.name} has {len(data.test_images)} test "
                 "images"
             )
+        if "standard" in self.levels and len(data.classes) < 3:
+            raise ValueError(
+                f"levels: got 'standard', whose difference of logits ratio needs 3 classes, but "
+                f"{data.name} has {len(data.classes)}"
+            )
 
     def _measure(self, subject: Trained, folder: Path | None, progress: bool) -> Record:
         """Attack with everything; each attack draws from its own seed and is kept when it ended."""
@@ -161,7 +167,8 @@ class AdversarialRobustness(Experiment[Trained]):
         with seeded(self.seed, Purpose.LAYER_NOISE):
             noise = layer_noise(subject.network, subject.scaling(attacked.raw))
             flat = vanishing_gradients(attacked.target.judge(), attacked.images, attacked.labels)
-        alarms = masking_alarms(rows, flat if "adaptive" in self.levels else None)
+        climbs = {"adaptive", "standard"} & set(self.levels)
+        alarms = masking_alarms(rows, flat if climbs else None)
         return {
             **subject.labels(),
             "measurement": self.settings(),
@@ -195,37 +202,54 @@ class AdversarialRobustness(Experiment[Trained]):
         """Run every attack at every budget; return the rows and the examples."""
         rows: list[dict[str, Any]] = []
         examples: dict[str, Any] = {}
-        for attack in self.attacks(redrawn=redraws(attacked.target.network)):
-            if attack.purpose == "draws" and not goes_on(rows):
+        for attacks, epsilon in groups(self.attacks(redrawn=redraws(attacked.target.network))):
+            if attacks[0].purpose == "draws" and not goes_on(rows):
                 continue
-            for epsilon in attack.epsilons or (None,):
-                key = json.dumps([asdict(attack), epsilon])
-                if key not in kept.done:
-                    seed = mix_seeds(self.seed, Purpose.ATTACK_SUITE, zlib.crc32(key.encode()))
-                    kept.add(key, self._attack_once(attack, epsilon, attacked, seed, progress))
-                row, shown = kept.done[key]
-                rows.append(row)
-                examples = shown or examples
+            key = json.dumps([*map(asdict, attacks), epsilon])
+            if key not in kept.done:
+                seed = mix_seeds(self.seed, Purpose.ATTACK_SUITE, zlib.crc32(key.encode()))
+                kept.add(key, self._attack_once(attacks, epsilon, attacked, seed, progress))
+            found, shown = kept.done[key]
+            rows += found
+            examples = shown or examples
         return rows, examples
 
     def _attack_once(
-        self, attack: Attack, epsilon: float | None, attacked: Attacked, seed: int, progress: bool
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The row of one attack at one budget, and the examples if they are of it."""
+        self,
+        attacks: tuple[Attack, ...],
+        epsilon: float | None,
+        attacked: Attacked,
+        seed: int,
+        progress: bool,
+    ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """The rows of one attack or cascade at one budget, and the examples if they are of it."""
         began = time.perf_counter()
-        n_images = min(attack.images or self.images, len(attacked.images))
-        outcome = run_attack(
-            attack, epsilon, attacked.target, attacked.images[:n_images],
-            attacked.labels[:n_images], judge_draws=self.judge_draws, progress=progress, seed=seed,
-        )  # fmt: skip
-        row = self._row(attack, epsilon, outcome, attacked.clean[:n_images])
-        row["seconds"] = round(time.perf_counter() - began, 2)
-        return row, self._examples(attacked, outcome) if self._is_shown(attack, epsilon) else None
+        n_images = min(attacks[0].images or self.images, len(attacked.images))
+        images, labels = attacked.images[:n_images], attacked.labels[:n_images]
+        how: dict[str, Any] = {
+            "judge_draws": self.judge_draws, "progress": progress, "seed": seed,
+        }  # fmt: skip
+        if epsilon is not None and is_cascade(attacks[0]):
+            outcomes = run_cascade(
+                attacks, epsilon, attacked.target, images, labels, **how,
+                choice_draws=max(self.judge_draws, self.suite.apgd_draws),
+            )  # fmt: skip
+        else:
+            (attack,) = attacks
+            outcomes = [run_attack(attack, epsilon, attacked.target, images, labels, **how)]
+        seconds = round((time.perf_counter() - began) / len(attacks), 2)
+        rows = [
+            self._row(attack, epsilon, outcome, attacked.clean[:n_images]) | {"seconds": seconds}
+            for attack, outcome in zip(attacks, outcomes, strict=True)
+        ]
+        shown = self._is_shown(attacks[-1], epsilon)
+        return rows, self._examples(attacked, outcomes[-1]) if shown else None
 
     def _is_shown(self, attack: Attack, epsilon: float | None) -> bool:
-        wanted = ("PGD", "linf", "suite", "mean")
-        is_it = (attack.name, attack.norm, attack.purpose, attack.source) == wanted
-        return is_it and epsilon == self.suite.focus
+        name = "Square" if "standard" in self.levels else "PGD"
+        wanted = (name, "linf", "suite")
+        is_it = (attack.name, attack.norm, attack.purpose) == wanted
+        return is_it and attack.level != "gradient_free" and epsilon == self.suite.focus
 
     def _row(
         self, attack: Attack, epsilon: float | None, outcome: Outcome, clean: Tensor
@@ -252,6 +276,7 @@ class AdversarialRobustness(Experiment[Trained]):
             "claimed": outcome.claimed,
             "failed": outcome.failed,
             "correct": _short(outcome.correct),
+            "held": _short(outcome.held),
             "clean": _short(clean),
             "norms": None if epsilon is not None else _short(outcome.norms),
         }
@@ -277,6 +302,24 @@ class AdversarialRobustness(Experiment[Trained]):
     def collect(cls, records: Sequence[Record]) -> Collected:
         """See :meth:`Experiment.collect`."""
         return collect(records)
+
+
+def is_cascade(attack: Attack) -> bool:
+    """Whether an attack is run on what others of its kind left."""
+    return attack.level == "standard" and attack.purpose in ("suite", "frozen")
+
+
+def groups(attacks: Sequence[Attack]) -> Iterator[tuple[tuple[Attack, ...], float | None]]:
+    """What is run together, at each budget: an attack alone, or the attacks of a cascade."""
+
+    def together(place: int) -> tuple[Any, ...]:
+        one = attacks[place]
+        return (one.norm, one.purpose) if is_cascade(one) else (place,)
+
+    for _, places in itertools.groupby(range(len(attacks)), together):
+        these = tuple(attacks[place] for place in places)
+        for epsilon in these[0].epsilons or (None,):
+            yield these, epsilon
 
 
 def goes_on(rows: Sequence[dict[str, Any]]) -> bool:

@@ -27,6 +27,7 @@ LEVEL_TITLES = {
     "published": "published attacks: one gradient of one draw",
     "adaptive": "adaptive attacks: gradients averaged over draws",
     "gradient_free": "gradient-free attacks: they only ask for answers",
+    "standard": "standard suite: APGD and Square, worst case image by image",
 }
 
 # Colours, and what tells lines apart in grey.
@@ -65,8 +66,8 @@ def robustness_figure(rows: pd.DataFrame) -> Figure:
         for norm, axes in zip(norms, panels[-1], strict=True):
             axes.set_xlabel(f"ε ({NORMS[norm]})")
         panels[0, 0].set_ylim(bottom=0)
-        _legend(figure, panels[0, 0])
-        set_title(figure, f"{joined(rows['dataset'])}; {_interval(rows)}")
+        legend(figure, panels[0, 0])
+        set_title(figure, f"{joined(rows['dataset'])}; {interval_words(rows)}")
     return figure
 
 
@@ -74,7 +75,7 @@ def _budget_lines(
     axes: Axes, found: pd.DataFrame, clean: dict[str, Interval], budgets: list[float]
 ) -> None:
     """Every network's accuracy at every budget, a little beside one another."""
-    for i, (label, look) in enumerate(_looks(list(clean))):
+    for i, (label, look) in enumerate(looks(list(clean))):
         line = found[found["label"] == label].sort_values("epsilon")
         if len(line) == 0:
             continue
@@ -104,7 +105,7 @@ def draws_figure(rows: pd.DataFrame) -> Figure:
             figure.text(0.5, 0.5, "Projected gradient descent was not run.", ha="center")
             return figure
         axes = figure.subplots()
-        for i, (label, look) in enumerate(_looks(labels)):
+        for i, (label, look) in enumerate(looks(labels)):
             line, shift = rows[rows["label"] == label], 0.06 * (i - (len(labels) - 1) / 2)
             if label in fixed:
                 point = over_images(line)
@@ -118,10 +119,10 @@ def draws_figure(rows: pd.DataFrame) -> Figure:
         names = (["does not\ndraw"] if fixed else []) + [str(count) for count in counts]
         axes.set_xticks(range(first, len(counts) + 1), names)
         axes.set(xlabel="draws of each gradient", ylabel="robust accuracy (%)", ylim=(0, None))
-        _legend(figure, axes)
+        legend(figure, axes)
         epsilon = budget_text(rows["norm"].iloc[0], rows["epsilon"].iloc[0])
         attack = f"PGD with {rows['steps'].iloc[0]} steps, ε {epsilon} (L∞)"
-        set_title(figure, f"{joined(rows['dataset'])}; {attack}; {_interval(rows)}")
+        set_title(figure, f"{joined(rows['dataset'])}; {attack}; {interval_words(rows)}")
     return figure
 
 
@@ -160,7 +161,7 @@ def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
         focus = budget_text("linf", records[0]["measurement"]["focus"])
         set_title(
             figure,
-            f"{joined(table['dataset'])}: projected gradient descent, ε {focus} (L∞); the answer "
+            f"{joined(table['dataset'])}: attacked with ε {focus} (L∞); the answer "
             "of most draws, right ✓ or wrong ✗, and the share of fresh draws that are right",
         )
     return figure
@@ -176,7 +177,7 @@ def _answers(row: Sequence[Axes], examples: dict[str, Any]) -> None:
         _picture(axes, image, f"{answer}\n{mark} {100 * share:.0f} %", colour)
 
 
-def _looks(labels: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def looks(labels: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Colour, marker and dashes of every network."""
     for i, (label, colour) in enumerate(
         zip(labels, sns.color_palette("colorblind", len(labels)), strict=True)
@@ -185,7 +186,7 @@ def _looks(labels: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield label, {"color": colour, "marker": marker, "linestyle": dashes}
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
     """The networks' names below the panels, in as many columns as find room."""
     handles, names = axes.get_legend_handles_labels()
     columns = max(1, 80 // (8 + max(map(len, names))))  # characters of a name and its line
@@ -207,6 +208,7 @@ def _picture(axes: Axes, image: Any, title: str, colour: str) -> None:
     axes.set_title(title, color=colour, fontsize=9, loc="center")
 
 
-def _interval(rows: pd.DataFrame) -> str:
+def interval_words(rows: pd.DataFrame) -> str:
+    """What intervals are over, in words."""
     many = rows["seed"].nunique() > 1
     return f"95 % intervals over images{' and seeds' if many else ''}"

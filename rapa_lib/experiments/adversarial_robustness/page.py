@@ -11,6 +11,12 @@ from rapa_lib.experiments.adversarial_robustness.figures import (
     examples_figure,
     robustness_figure,
 )
+from rapa_lib.experiments.adversarial_robustness.frontier import (
+    frontier,
+    frontier_figure,
+    judges,
+    rivals,
+)
 from rapa_lib.experiments.adversarial_robustness.tables import (
     REFERENCE,
     budget_text,
@@ -24,6 +30,7 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     strongest_by_seed,
     with_labels,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import Collected
 
 
@@ -36,9 +43,11 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         tables={
             "adversarial_robustness": robustness_table(rows),
             "adversarial_robustness_strongest": strongest_by_seed(labelled),
+            "adversarial_robustness_frontier": frontier(labelled),
         },
         figures={
             "adversarial_robustness": lambda: robustness_figure(labelled),
+            "adversarial_robustness_frontier": lambda: frontier_figure(labelled),
             "adversarial_robustness_draws": lambda: draws_figure(labelled),
             "adversarial_robustness_examples": lambda: examples_figure(records),
         },
@@ -46,11 +55,15 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         body=[
             *_differences(labelled, records[0]["measurement"]["focus"]),
             *_summary(labelled, records[0]["measurement"]),
+            *_rivals(labelled, records[0]["measurement"]["focus"]),
+            *_judges(labelled),
             *_alarms(records),
             "Noise that fresh draws make on the outputs of each layer, relative to these:",
             "",
             *_noise(records),
             "![robust accuracy against ε](adversarial_robustness.png)",
+            "",
+            "![robust against clean accuracy](adversarial_robustness_frontier.png)",
             "",
             "![robust accuracy against the number of draws](adversarial_robustness_draws.png)",
             "",
@@ -68,7 +81,7 @@ def _differences(rows: pd.DataFrame, focus: float) -> list[str]:
         "same images and seeds, by the attack of each level that leaves least; points, with 95 % "
         "intervals over images and seeds:",
         "",
-        table.to_markdown(index=False, disable_numparse=True),
+        markdown_table(table, disable_numparse=True),
         "",
     ]
 
@@ -77,10 +90,40 @@ def _summary(rows: pd.DataFrame, attacked: dict[str, Any]) -> list[str]:
     return [
         "Robust accuracy in percent, with 95 % intervals over images and seeds: the mean share of "
         f"{attacked['judge_draws']} fresh draws that classify the perturbed images correctly, "
-        f"{attacked['images']} test images, by the attack that leaves least (in brackets). Below: "
-        "the median perturbation that misleads most draws, by seed.",
+        f"{attacked['images']} test images, by the attack that leaves least (in brackets; worst "
+        "case: chosen image by image, on other draws than those that judge). Below: the median "
+        "perturbation that misleads most draws, by seed.",
         "",
-        robustness_summary(rows).set_index("network").T.to_markdown(disable_numparse=True),
+        markdown_table(
+            robustness_summary(rows).set_index("network").T, index=True, disable_numparse=True
+        ),
+        "",
+    ]
+
+
+def _rivals(rows: pd.DataFrame, focus: float) -> list[str]:
+    table = rivals(rows, focus)
+    if not len(table):
+        return []
+    return [
+        f"`random` against every other network at ε = {budget_text('linf', focus)} (L∞), points; "
+        "only networks whose clean accuracies differ by less than 2 points can be compared:",
+        "",
+        table.to_markdown(index=False, disable_numparse=True),
+        "",
+    ]
+
+
+def _judges(rows: pd.DataFrame) -> list[str]:
+    table = judges(rows)
+    if not len(table):
+        return []
+    return [
+        "Two judges, robust accuracy in percent by APGD: the averaged attack judged on fresh "
+        "draws, and attack and judge under one and the same fixed draw. What the second keeps is "
+        "due to a smoother function; what only the first keeps, to chance at test time:",
+        "",
+        table.to_markdown(index=False, disable_numparse=True),
         "",
     ]
 
@@ -93,5 +136,5 @@ def _alarms(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def _noise(records: Sequence[dict[str, Any]]) -> list[str]:
     noise = noise_table(records)
-    lines = noise.round(2).to_markdown(index=False) if len(noise) else "No network draws."
+    lines = markdown_table(noise.round(2)) if len(noise) else "No network draws."
     return [lines, ""]

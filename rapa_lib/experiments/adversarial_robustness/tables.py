@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rapa_lib.experiments.adversarial_robustness.worst_case import strongest_of
 from rapa_lib.experiments.plots import UNKNOWN, configuration_labels, label_order
+from rapa_lib.experiments.recipe import SYNCHRONISATION, with_synchronisation
 from rapa_lib.instruments.statistics import crossed_interval, share_interval
 from rapa_lib.robustness import LEVELS, NORMS
 
@@ -22,7 +24,7 @@ CONFIGURATION = [
 ]  # fmt: skip
 
 # In a record they are lists with one number per image; the table has their means.
-BY_IMAGE = ("correct", "clean", "norms")
+BY_IMAGE = ("correct", "clean", "norms", "held")
 
 # Entries of a record that are no columns of the table.
 _ELSEWHERE = ("rows", "alarms", "noise", "examples", "measurement")
@@ -30,7 +32,8 @@ _ELSEWHERE = ("rows", "alarms", "noise", "examples", "measurement")
 
 def in_order(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records by configuration and seed."""
-    return sorted(records, key=lambda record: [str(record[name]) for name in SORTED_BY])
+    names = (*SORTED_BY, *SYNCHRONISATION)
+    return sorted(records, key=lambda record: [str(record.get(name, 0)) for name in names])
 
 
 def rows_by_image(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -44,7 +47,7 @@ def rows_by_image(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """
     rows = [
         {name: value for name, value in record.items() if name not in _ELSEWHERE} | row
-        for record in records
+        for record in with_synchronisation(records)
         for row in record["rows"]
     ]
     if not rows:
@@ -58,15 +61,14 @@ def robustness_table(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: of :func:`rows_by_image`.
     """
-    return rows.drop(columns=[*BY_IMAGE, "config"])
+    return rows.drop(columns=[*BY_IMAGE, "config"], errors="ignore")
 
 
 def strongest(table: pd.DataFrame) -> pd.DataFrame:
     """What is left at each level, norm and budget by the attack that leaves least.
 
     A minimum-norm attack counts at every budget: its perturbation where that is small enough, the
-    clean image where it is not. An attack that was run on fewer images is compared by what it takes
-    from the clean accuracy of those.
+    clean image where it is not. Which attack counts, image by image: see :func:`strongest_of`.
 
     Args:
         table: of :func:`rows_by_image`.
@@ -81,14 +83,9 @@ def strongest(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (label, level, norm), part in rows.groupby(["label", "level", "norm"], sort=False):
         for epsilon in sorted(part["epsilon"].dropna().unique()):
-            left = []
-            for attack, its in part.groupby("attack", sort=False):
-                at_budget = its[its["epsilon"].isna() | (its["epsilon"] == epsilon)]
-                if len(at_budget):
-                    correct = np.array([_within(row, epsilon) for row in row_dicts(at_budget)])
-                    taken = correct.mean() - np.mean(list(at_budget["clean"]))
-                    left.append((taken, attack, correct, tuple(at_budget["seed"])))
-            _, attack, correct, seeds = min(left, key=lambda entry: entry[0])
+            attack, correct, seeds = strongest_of(
+                part[part["epsilon"].isna() | (part["epsilon"] == epsilon)], epsilon
+            )
             mean, low, high = share_over_images(correct)
             found.append(
                 {
@@ -171,15 +168,6 @@ def paired_difference(mine: dict[int, Any], others: dict[int, Any]) -> Interval 
     return crossed_interval([np.subtract(mine[s], others[s]) for s in seeds])
 
 
-def _within(row: dict[str, Any], epsilon: float) -> np.ndarray:
-    """How an attack's images fare at a budget; what exceeds it stays the clean image."""
-    correct = np.asarray(row["correct"])
-    if not np.isnan(row["epsilon"]):
-        return correct
-    small = np.asarray(row["norms"]) <= epsilon
-    return np.where(small, correct, row["clean"])
-
-
 def interval_of(row: dict[str, Any]) -> Interval:
     """Mean and interval of a row of :func:`strongest`."""
     return row["mean"], row["low"], row["high"]
@@ -233,7 +221,9 @@ def strongest_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
         ``correct`` (the share of draws for each image, as JSON; claims are judged over both).
     """
     rows = with_labels(rows)
-    settings = rows.drop_duplicates("label").set_index("label")[CONFIGURATION]
+    settings = rows.drop_duplicates("label").set_index("label")[
+        [name for name in (*CONFIGURATION, *SYNCHRONISATION) if name in rows]
+    ]
     return pd.DataFrame(
         settings.loc[found["label"]].to_dict()
         | {name: found[name] for name in ("level", "norm", "epsilon", "attack")}
@@ -334,16 +324,21 @@ def differences_summary(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
     )
 
 
+def decisive_level(rows: pd.DataFrame) -> str:
+    """The level by which networks are compared: the standard suite where it was run."""
+    return "standard" if (rows["level"] == "standard").any() else "adaptive"
+
+
 def against_noise(rows: pd.DataFrame) -> dict[float, Interval]:
-    """By budget (L∞), how much more `random` keeps than `noisy` under adaptive attacks.
+    """By budget (L∞), how much more `random` keeps than `noisy`, at the decisive level.
 
     Args:
         rows: of :func:`rows_by_image`; budgets are left out at which there is not one of each.
     """
     found = strongest(rows)
-    adaptive = found[(found["level"] == "adaptive") & (found["norm"] == "linf")]
+    decisive = found[(found["level"] == decisive_level(rows)) & (found["norm"] == "linf")]
     gaps = {}
-    for epsilon, part in adaptive.groupby("epsilon"):
+    for epsilon, part in decisive.groupby("epsilon"):
         mine, noisy = (part[part["tiling"] == tiling] for tiling in ("random", "noisy"))
         if len(mine) == len(noisy) == 1:
             gap = paired_difference(correct_by_seed(mine), correct_by_seed(noisy))

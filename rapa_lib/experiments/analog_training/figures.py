@@ -17,12 +17,19 @@ from rapa_lib.experiments.analog_training.imperfections import BASELINE, IMPERFE
 from rapa_lib.experiments.analog_training.tables import (
     IMPERFECTION_NAMES,
     METHOD_NAMES,
+    READING_NAMES,
     imperfection_curves,
     mean_curve,
+    time_name,
 )
 from rapa_lib.experiments.plots import STYLE, WIDTH, joined, set_title, tiling_order
 
-_DASHES: Mapping[str, Any] = {"digital": ":", "hardware_aware": "--", "analog": "-"}
+_DASHES: Mapping[str, Any] = {
+    "digital": ":",
+    "hardware_aware": "--",
+    "analog": "-",
+    "tiki_taka": "-.",
+}
 _MARKERS = "os^DvPX*"  # what tells networks apart in grey
 
 Looks = Mapping[str, Mapping[str, Any]]
@@ -102,6 +109,43 @@ def imperfection_figure(table: pd.DataFrame) -> Figure:
         varied = set(table.loc[table["imperfection"] != BASELINE, "method"])
         _legend(figure, looks, [method for method in METHODS if method in varied])
         set_title(figure, f"{_title(table)}; grey line: the baseline")
+    return figure
+
+
+def drift_figure(table: pd.DataFrame) -> Figure:
+    """Test error on phase-change memory over time, a panel for each way of training.
+
+    Args:
+        table: of :func:`rapa_lib.experiments.analog_training.tables.drift_table`.
+    """
+    with mpl.rc_context(STYLE):
+        if not len(table):
+            figure = Figure(figsize=(WIDTH, 1.2))
+            words = "No network was written to phase-change memory."
+            figure.text(0.5, 0.5, words, ha="center", va="center")
+            return figure
+        methods = [method for method in METHODS if method in set(table["method"])]
+        lines = list(table.groupby(["tiling", "reading"], sort=False).groups)
+        palette = sns.color_palette("colorblind", len(lines))
+        figure = Figure(figsize=(WIDTH, 3.8))
+        panels = figure.subplots(1, len(methods), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, method in zip(panels, methods, strict=True):
+            for i, (tiling, reading) in enumerate(lines):
+                own = table[(table["tiling"] == tiling) & (table["reading"] == reading)]
+                dashes = "-" if reading == "single" else "--" if reading == "vote" else ":"
+                look = {"color": palette[i], "marker": _MARKERS[i % len(_MARKERS)]}
+                label = f"{tiling}{READING_NAMES[reading]}"
+                rows = own[own["method"] == method]
+                _curve(axes, rows, "t_seconds", {**look, "linestyle": dashes, "label": label})
+            axes.set_xscale("log")
+            times = sorted(table["t_seconds"].unique())
+            axes.set_xticks(times, [time_name(t) for t in times])
+            axes.minorticks_off()
+            axes.set(xlabel="time since the first read", title=METHOD_NAMES[method])
+        panels[0].set(ylabel="test error (%)", ylim=(0, _top(table)))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=3)
+        set_title(figure, _title(table))
     return figure
 
 

@@ -6,9 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from rapa_lib._checks import check_choice, check_real, check_sequence
-from rapa_lib.analog import IdealDevice, TileConfig, resolution
+from rapa_lib.analog import (
+    MixedPrecisionCompound,
+    TileConfig,
+    TransferCompound,
+    resolution,
+)
 
-METHODS = ("digital", "hardware_aware", "analog")
+METHODS = ("digital", "hardware_aware", "analog", "tiki_taka")
 BASELINE = "baseline"
 
 # An ADC has two bits more than its DAC, as in the baseline (7 and 9).
@@ -24,9 +29,20 @@ def _periphery(config: TileConfig, **changes: Any) -> TileConfig:
 
 
 def _device(config: TileConfig, **changes: Any) -> TileConfig:
-    if isinstance(config.device, IdealDevice):
+    """Change every device of the cross-points."""
+    device = config.device
+    if config.cross_point is None:
         raise ValueError(f"imperfections: preset has ideal devices, without {', '.join(changes)}")
-    return replace(config, device=replace(config.device, **changes))
+    names = [
+        name
+        for name in ("fast_device", "slow_device", "device")
+        if isinstance(device, TransferCompound | MixedPrecisionCompound)
+        and name in device.__dataclass_fields__
+    ]
+    if not names:
+        return replace(config, device=replace(device, **changes))
+    inner = {name: replace(getattr(device, name), **changes) for name in names}
+    return replace(config, device=replace(device, **inner))
 
 
 def baseline_values(config: TileConfig) -> dict[str, float]:
@@ -36,11 +52,11 @@ def baseline_values(config: TileConfig) -> dict[str, float]:
         "out_noise": config.forward.out_noise,
         "bits": math.log2(1 / step + 2) if step else math.inf,
     }
-    if not isinstance(config.device, IdealDevice):
+    if (device := config.cross_point) is not None:
         values |= {
-            "dw_min": config.device.dw_min,
-            "dtod": config.device.dw_min_dtod,
-            "asymmetry": config.device.up_down_dtod,
+            "dw_min": device.dw_min,
+            "dtod": device.dw_min_dtod,
+            "asymmetry": device.up_down_dtod,
         }
     return values
 

@@ -3,30 +3,42 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rapa_lib.experiments.analog_training.figures import analog_figure, imperfection_figure
+from rapa_lib.experiments.analog_training.figures import (
+    analog_figure,
+    drift_figure,
+    imperfection_figure,
+)
 from rapa_lib.experiments.analog_training.tables import (
     analog_answer,
     analog_summary,
     analog_table,
+    drift_answer,
+    drift_table,
     in_order,
     inference_table,
 )
-from rapa_lib.experiments.protocol import Collected
+from rapa_lib.experiments.markdown import markdown_table
+from rapa_lib.experiments.protocol import ANSWER_LINES, Collected
 
 
 def collect(records: Sequence[dict[str, Any]]) -> Collected:
     """See :meth:`rapa_lib.experiments.protocol.Experiment.collect`."""
     records = in_order(records)
-    table, inference = analog_table(records), inference_table(records)
+    table, inference, later = (f(records) for f in (analog_table, inference_table, drift_table))
     return Collected(
-        tables={"analog_training": table, "analog_training_inference": inference},
+        tables={
+            "analog_training": table,
+            "analog_training_inference": inference,
+            "analog_training_drift": later,
+        },
         figures={
             "analog_training": lambda: analog_figure(table, inference),
             "analog_training_imperfections": lambda: imperfection_figure(table),
+            "analog_training_drift": lambda: drift_figure(later),
         },
-        answer=analog_answer(table),
+        answer=_with(analog_answer(table), drift_answer(later)),
         body=[
-            analog_summary(table).to_markdown(index=False, disable_numparse=True),
+            markdown_table(analog_summary(table), disable_numparse=True),
             "",
             "Means over seeds, ± half a 95 % interval by Student's t where there is more than one; "
             "above baseline: paired by seed.",
@@ -36,8 +48,20 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "![test error by way of training, and against read noise](analog_training.png)",
             "",
             "![test error against each imperfection](analog_training_imperfections.png)",
+            *(
+                ["", "![test error on phase-change memory over time](analog_training_drift.png)"]
+                if len(later)
+                else []
+            ),
         ],
     )
+
+
+def _with(lines: list[str], more: str) -> list[str]:
+    """Lines of an answer and one more; there is room for three."""
+    if not more:
+        return lines
+    return [*lines, more] if len(lines) < ANSWER_LINES else [*lines[:-1], f"{lines[-1]} {more}"]
 
 
 def _tiles(record: dict[str, Any]) -> str:

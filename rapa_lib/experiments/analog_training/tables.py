@@ -13,7 +13,9 @@ METHOD_NAMES = {
     "digital": "digital",
     "hardware_aware": "hardware-aware",
     "analog": "analog",
+    "tiki_taka": "Tiki-Taka",
 }
+READING_NAMES = {"single": "", "vote": ", voted", "merged": ", merged"}
 IMPERFECTION_NAMES = {
     "out_noise": "output noise",
     "bits": "bits of the DAC (ADC: two more)",
@@ -23,8 +25,9 @@ IMPERFECTION_NAMES = {
 }
 
 # Entries of a record that are no columns of a table.
-_ELSEWHERE = ("rows", "inference", "measurement", "tiles")
+_ELSEWHERE = ("rows", "inference", "drift", "measurement", "tiles")
 
+_DRIFT = ("tiling", "n_tiles", "method", "reading", "t_seconds", "test_error")
 _INFERENCE = ("tiling", "n_tiles", "method", "out_noise", "test_error", "clipped")
 
 
@@ -71,6 +74,53 @@ def inference_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         raise ValueError("records: none to collect")
     rows = [_labels(record) | row for record in records for row in record["inference"]]
     return pd.DataFrame(rows, columns=[*_labels(records[0]), *_INFERENCE])
+
+
+def drift_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per trained network, reading and time on phase-change memory, with labels.
+
+    Args:
+        records: of the experiment; older ones have no such rows.
+
+    Returns:
+        Beside the labels: ``tiling``, ``n_tiles``, ``method``, ``reading`` (``single``, ``vote``,
+        ``merged``), ``t_seconds``, ``test_error`` (percent).
+
+    Raises:
+        ValueError: if there are no records.
+    """
+    if not records:
+        raise ValueError("records: none to collect")
+    rows = [_labels(record) | row for record in records for row in record.get("drift", [])]
+    return pd.DataFrame(rows, columns=[*_labels(records[0]), *_DRIFT])
+
+
+def drift_answer(table: pd.DataFrame) -> str:
+    """What drift adds to test errors from the first time to the last, of the last way of training.
+
+    Args:
+        table: of :func:`drift_table`; empty: nothing is said.
+    """
+    if not len(table):
+        return ""
+    own = table[table["method"] == list(dict.fromkeys(table["method"]))[-1]]
+    first, last = own["t_seconds"].min(), own["t_seconds"].max()
+    parts = []
+    for (tiling, reading), part in own.groupby(["tiling", "reading"], sort=False):
+        at = [part[part["t_seconds"] == t]["test_error"].astype(float) for t in (first, last)]
+        words = " to ".join(with_interval(errors) for errors in at)
+        parts.append(f"`{tiling}`{READING_NAMES[reading]} {words} %")
+    return (
+        f"On phase-change memory, from {time_name(first)} to {time_name(last)} "
+        f"({METHOD_NAMES[own['method'].iloc[0]]}): {', '.join(parts)}."
+    )
+
+
+def time_name(seconds: float) -> str:
+    """A time in the largest unit that it has at least one of: 3600 is 1 h."""
+    units = (("y", 31_536_000), ("d", 86_400), ("h", 3600), ("s", 1))
+    unit, size = next((u for u in units if seconds >= u[1]), units[-1])
+    return f"{seconds / size:.3g} {unit}"
 
 
 def _labels(record: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +202,13 @@ def analog_answer(table: pd.DataFrame) -> list[str]:
         table: of :func:`analog_table`.
     """
     tilings = tiling_order(table["tiling"])
-    trained, programmed = (_costs(table, tilings, method) for method in METHODS[:0:-1])
+    trained, programmed, paired = (
+        _costs(table, tilings, method) for method in ("analog", "hardware_aware", "tiki_taka")
+    )
     lines = []
     if trained:
-        lines.append(f"**Against digital training, analog training costs {trained}.**")
+        more = f" Tiki-Taka costs {paired}." if paired else ""
+        lines.append(f"**Against digital training, analog training costs {trained}.**{more}")
     if programmed:
         lines.append(f"Hardware-aware training, and programming onto devices, costs {programmed}.")
     worst = [

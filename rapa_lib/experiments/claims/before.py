@@ -36,4 +36,6 @@ def _why_not(runs: pd.DataFrame | None, rules_sha256: str) -> str:
         return f"{other} of {len(runs)} runs were made under other rules"
     if (codes := runs["code_sha256"].nunique()) > 1:
         return f"its runs were made by {codes} versions of the code"
+    if "chosen_sha256" in runs and (n := runs["chosen_sha256"].nunique(dropna=False)) > 1:
+        return f"its runs were made with {n} choices of tuned values"
     return ""

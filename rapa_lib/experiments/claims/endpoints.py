@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,13 @@ class Sample:
         values: (seeds,) or (seeds, images).
         seeds: their names.
         across: names of the second factor; empty where there is none.
+        own_images: whether each seed drew the training images too, the same for all arms.
     """
 
     values: np.ndarray
     seeds: tuple[Any, ...]
     across: tuple[Any, ...] = ()
+    own_images: bool = False
 
 
 NO_SAMPLE = Sample(np.empty(0), ())
@@ -187,7 +189,8 @@ def take(
         unit: _pooled(table, np.array(its), arm, endpoint) * endpoint.times
         for unit, its in sorted(of_unit.items())
     }
-    return _by_unit({unit: number for unit, number in numbers.items() if np.isfinite(number)})
+    sample = _by_unit({unit: number for unit, number in numbers.items() if np.isfinite(number)})
+    return replace(sample, own_images=set(subsets) == {"seed"})
 
 
 def _by_unit(numbers: Mapping[tuple[float, str], float]) -> Sample:

@@ -70,18 +70,26 @@ def p_values(
     return found.p_above(0), equal, found.p_below(sesoi)
 
 
-def weigh(endpoint: Endpoint, measured: Measured, min_seeds: int) -> list[Evidence]:
-    """The evidence of a setting, one entry per rival that was run; one without rivals."""
+def weigh(
+    endpoint: Endpoint, measured: Measured, min_seeds: int, *, pair_subsets: bool = False
+) -> list[Evidence]:
+    """The evidence of a setting, one entry per rival that was run; one without rivals.
+
+    Args:
+        endpoint, measured: the question, and the arms' numbers.
+        min_seeds, pair_subsets: see :class:`Rules`.
+    """
     if measured.exact is not None:
         holds = endpoint.bound is not None and measured.exact >= endpoint.bound
         exact = Evidence(estimate=measured.exact, low=measured.exact, high=measured.exact)
         return [replace(exact, method="exact", p_holds=float(not holds), p_refuted=float(holds))]
     if not endpoint.minus:
-        return [_one(endpoint, "", [measured.of], (1,), min_seeds)]
+        return [_one(endpoint, "", [measured.of], (1,), min_seeds, False)]
     found = []
     for name, rival in measured.minus.items():
         arms = [measured.of, rival, *measured.beyond]
-        found.append(_one(endpoint, name, arms, (1, -1, -1, 1)[: len(arms)], min_seeds))
+        paired = bool(endpoint.paired) or (pair_subsets and all(arm.own_images for arm in arms))
+        found.append(_one(endpoint, name, arms, (1, -1, -1, 1)[: len(arms)], min_seeds, paired))
     return found
 
 
@@ -110,13 +118,18 @@ def _against(endpoint: Endpoint, one: Evidence) -> float:
 
 
 def _one(
-    endpoint: Endpoint, rival: str, arms: list[Sample], weights: Sequence[int], min_seeds: int
+    endpoint: Endpoint,
+    rival: str,
+    arms: list[Sample],
+    weights: Sequence[int],
+    min_seeds: int,
+    paired: bool,
 ) -> Evidence:
     across = {arm.across for arm in arms}
     crossed = len(across) == 1 and across != {()}
     if not crossed:
         arms = [_by_seed(arm) for arm in arms]
-    if endpoint.paired:
+    if paired:
         arms = _paired(arms)
     counts = tuple(len(arm.seeds) for arm in arms)
     means = [float(arm.values.mean()) if len(arm.seeds) else math.nan for arm in arms]
@@ -131,7 +144,7 @@ def _one(
     if crossed:
         found = crossed_contrast(values, weights)
     else:
-        found = contrast(values, weights, paired=bool(endpoint.paired))
+        found = contrast(values, weights, paired=paired)
     if not found.error > 1e-12 * max(1.0, *map(abs, means)):
         return replace(known, problem="the seeds do not differ: no spread to judge by")
     low, high = found.interval(CONFIDENCE)

@@ -122,7 +122,7 @@ def _endpoint_rows(
         return [common | nothing | {"problem": why}]
     rows = []
     for i, measured in enumerate(found):
-        each = weigh(endpoint, measured, rules.min_seeds)
+        each = weigh(endpoint, measured, rules.min_seeds, pair_subsets=rules.pair_subsets)
         whole = combined(endpoint, measured, each) if len(endpoint.minus) > 1 else each[0]
         gate = _closed_gate(rules, endpoint, measured, tables)
         here = common | {"setting": measured.setting, "gate": gate}

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from rapa_lib.experiments.markdown import markdown_table
+
 LOOK = {
     "holds": "held",
     "equivalent": "same",
@@ -100,7 +102,7 @@ def verdicts_markdown(judged: pd.DataFrame) -> str:
         for row in _rows(judged, primary=False)
     ]
     return "\n\n".join(
-        pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+        markdown_table(pd.DataFrame(rows), disable_numparse=True)
         for rows in (first, second)
         if rows
     )

@@ -11,6 +11,7 @@ from rapa_lib._checks import (
     check_real,
     checked,
     choice,
+    flag,
     real,
     several,
     text,
@@ -174,6 +175,7 @@ class Rules(Checked):
         gates: by name.
         level: of the families of tests.
         min_seeds: fewer seeds in any arm decide nothing.
+        pair_subsets: pair arms seed by seed where each seed drew its own training images.
         prefer: by column, values in order of preference: which of a study's settings is the
             primary one.
     """
@@ -182,6 +184,7 @@ class Rules(Checked):
     gates: Mapping[str, Gate]
     level: float = real(0.05, low=0, high=0.5, open_low=True)
     min_seeds: int = checked(3, lambda name, value: check_int(name, value, low=2))
+    pair_subsets: bool = flag(False)
     prefer: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def _check(self) -> None:
@@ -219,7 +222,8 @@ def read_claims(content: Mapping[str, Any]) -> Rules:
                     tuple(_endpoint(one) for one in entry.get("secondary", ())),
                 )
             )
-    own = {name: content[name] for name in ("level", "min_seeds", "prefer") if name in content}
+    names = ("level", "min_seeds", "pair_subsets", "prefer")
+    own = {name: content[name] for name in names if name in content}
     return Rules(tuple(claims), gates, **own)
 
 

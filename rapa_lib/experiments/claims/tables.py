@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rapa_lib.experiments.recipe import LATER, SYNCHRONISATION
+
 SETTINGS = (
     "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling",
     "activation", "normalisation", "tile_lr_power", "epochs", "layer", "layers", "layer_tiles",
     "schedule", "assignment", "access", "varied", "level", "norm", "epsilon", "scale", "share",
     "kind", "strength", "reroute", "method", "imperfection", "value", "fault_draw", "out_noise",
-    "epoch", "repair",
+    "epoch", "repair", *SYNCHRONISATION,
 )  # fmt: skip
 """Columns that may tell two rows of one seed apart, beside every parameter in ``config``."""
 
@@ -24,14 +26,16 @@ NO_SETTINGS = (
 KNOBS = ("tile_lr_power", "learning_rate", "weight_decay", "noise", "dropout")
 """What each arm may have tuned for itself: arms that differ in it alone can be compared."""
 
-_ONE_TILE = ("tile_init", "tile_lr_power")
+_ONE_TILE = (
+    "tile_init", "tile_lr_power", "sync_every", "coupling", "sync_write", "sync_reads"
+)  # fmt: skip
 UNHEEDED = {
     "none": ("n_tiles", *_ONE_TILE),
-    **dict.fromkeys(("enlarged", "noisy", "perforated", "dropout"), _ONE_TILE),
+    **dict.fromkeys(("enlarged", "noisy", "perforated", "tile_noise", "dropout"), _ONE_TILE),
 }
 """By tiling without tiles, the settings that say nothing of it: any value serves."""
 
-HEEDED_BY = {"noise": ("noisy",)}
+HEEDED_BY = {"noise": ("noisy", "tile_noise"), "dropout": ("dropout",)}
 """Settings that say something of some tilings alone."""
 
 NOT_GIVEN = ""
@@ -41,7 +45,8 @@ class Prepared:
     """A table with the parameters of its runs as columns.
 
     A network on one tile that is a control for so many tiles counts as having them; a parameter
-    that a run of older code does not name is the one that the tiling's other seeds have.
+    that a run of older code does not name is what it stands for where that is known
+    (:data:`rapa_lib.experiments.recipe.LATER`), else the one that the tiling's other seeds have.
 
     Args:
         table: as collected; ``config``, where it has it, holds a run's parameters as JSON.
@@ -115,9 +120,14 @@ def _parameters(configs: pd.Series) -> pd.DataFrame:
     codes, texts = pd.factorize(configs)
     runs = [json.loads(text) if isinstance(text, str) else text for text in texts]
     names = list(dict.fromkeys(name for run in runs for name in run))
-    each = [[canonical(run[name]) if name in run else _ABSENT for name in names] for run in runs]
+    stands_for = {name: canonical(LATER[name]) if name in LATER else _ABSENT for name in names}
+    each = [
+        [canonical(run[name]) if name in run else stands_for[name] for name in names]
+        for run in runs
+    ]  # fmt: skip
     given = pd.DataFrame(each, columns=names, dtype=object).iloc[codes]
-    return given.set_index(configs.index).drop(columns=list(NO_SETTINGS), errors="ignore")
+    unasked = [name for name in NO_SETTINGS if name != "subset"]  # which tells what runs share
+    return given.set_index(configs.index).drop(columns=unasked, errors="ignore")
 
 
 def _filled(frame: pd.DataFrame, name: str) -> pd.Series:

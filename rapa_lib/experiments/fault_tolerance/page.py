@@ -11,6 +11,7 @@ from rapa_lib.experiments.fault_tolerance.tables import (
     fault_table,
     repair_summary,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import Collected
 
 
@@ -28,13 +29,13 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "re-estimated: what it adds there if normalisation statistics are estimated anew after "
             "rerouting, without faults too; nothing is retrained.",
             "",
-            fault_summary(table).to_markdown(index=False, disable_numparse=True),
+            markdown_table(fault_summary(table), disable_numparse=True),
             "",
             f"Test error (%) with {100 * repairs['share'].iloc[0]:.0f} % of the tiles of all "
             f"layers {repairs['kind'].iloc[0]}; means over seeds (of their mean over draws of "
             "faults), ± half a 95 % interval by Student's t where there is more than one seed:",
             "",
-            repair_summary(repairs).to_markdown(index=False, disable_numparse=True),
+            markdown_table(repair_summary(repairs), disable_numparse=True),
             "",
             "![test error against the share of broken tiles](fault_tolerance.png)",
         ],

@@ -32,6 +32,7 @@ from rapa_lib.experiments.filter_similarity.tables import (
     similarity_table,
     with_expectation,
 )
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.plots import tiling_order
 from rapa_lib.experiments.protocol import Collected
 
@@ -167,4 +168,4 @@ def _penalties(penalties: pd.DataFrame) -> list[str]:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return table.to_markdown(index=False, disable_numparse=True)
+    return markdown_table(table, disable_numparse=True)

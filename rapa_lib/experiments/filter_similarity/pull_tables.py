@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.filter_similarity.tables import (
-    COLUMNS,
     MAIN,
     at_the_end,
+    columns_of,
     contrast,
     settings,
     with_expectation,
@@ -30,15 +30,17 @@ _VERDICTS = {"more alike": "greater", "less alike": "smaller", "undecided": "und
 
 def pull_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per run, recorded epoch and tiled layer: the pull, and what stands beside it."""
-    table = nested_table(with_varied(records), "tile_pulls", COLUMNS)
+    named = with_varied(records)
+    table = nested_table(named, "tile_pulls", columns_of(named))
     table = table.astype({"push": float} if len(table) else {})  # it may be missing throughout
-    order = [name for name in COLUMNS if name in (*MAIN, "tiling", "seed")]
+    order = [name for name in columns_of(named) if name in (*MAIN, "tiling", "seed")]
     return table.sort_values([*order, "run", "epoch", "layer"], ignore_index=True)
 
 
 def scales_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per run, layer, statistics of normalisation and scale of the deviations: the loss."""
-    return nested_table(with_varied(records), "scaled_losses", COLUMNS)
+    named = with_varied(records)
+    return nested_table(named, "scaled_losses", columns_of(named))
 
 
 def pull_summary(pulls: pd.DataFrame) -> pd.DataFrame:

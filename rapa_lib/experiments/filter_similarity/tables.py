@@ -7,18 +7,21 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.plots import UNKNOWN, layer_text, tiling_order, with_interval
-from rapa_lib.experiments.recipe import LABELS, LATER
+from rapa_lib.experiments.recipe import LABELS, LATER, SYNCHRONISATION, with_synchronisation
 from rapa_lib.experiments.records import nested_table
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.instruments.penalty import ALL_LAYERS
 from rapa_lib.instruments.statistics import mean_interval
 from rapa_lib.networks import kind_names, network_kind
 
-SETTING = (*(name for name in LABELS if name != "seed"), "varied")
+SETTING = (*(name for name in LABELS if name != "seed"), *SYNCHRONISATION, "varied")
 """What a mean over seeds keeps apart; ``varied`` holds whatever else differs among networks."""
 
-COLUMNS = (*SETTING, "seed", "run", "git_commit", "data_fingerprint")
-"""Labels of every row of the two tables."""
+COLUMNS = (
+    *(name for name in SETTING if name not in SYNCHRONISATION),
+    "seed", "run", "git_commit", "data_fingerprint",
+)  # fmt: skip
+"""Labels of every row of the two tables, beside those of :data:`SYNCHRONISATION`."""
 
 MAIN = tuple(name for name in SETTING if name not in ("tiling", "tile_init"))
 """What the figure of similarity over training holds still: all but what it compares."""
@@ -35,7 +38,8 @@ NO_TILES = "No layer has several tiles."
 
 # Parameters that have a column of their own or change no network.
 _APART = {
-    *LABELS, *(one.name for one in fields(Tracking)), "data_root", "draws", "device", "threads",
+    *LABELS, *SYNCHRONISATION, *(one.name for one in fields(Tracking)), "data_root", "draws",
+    "device", "threads",
 }  # fmt: skip
 
 _WORDS = {
@@ -52,14 +56,24 @@ def setting_text(name: str, value: Any) -> str:
 
 def similarity_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per run, recorded epoch and tiled layer: how similar the tiles are."""
-    table = nested_table(with_varied(records), "similarities", COLUMNS)
-    order = [name for name in COLUMNS if name in (*MAIN, "tiling", "seed")]
+    named = with_varied(records)
+    table = nested_table(named, "similarities", columns_of(named))
+    order = [name for name in columns_of(named) if name in (*MAIN, "tiling", "seed")]
     return table.sort_values([*order, "run", "epoch", "layer"], ignore_index=True)
 
 
 def penalty_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per run, layer and scale of the deviations: the penalty, measured and predicted."""
-    return nested_table(with_varied(records), "penalties", COLUMNS)
+    named = with_varied(records)
+    return nested_table(named, "penalties", columns_of(named))
+
+
+def columns_of(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """:data:`COLUMNS` of records, with :data:`SYNCHRONISATION` if they have it."""
+    if not records or SYNCHRONISATION[0] not in records[0]:
+        return COLUMNS
+    place = COLUMNS.index("varied")
+    return (*COLUMNS[:place], *SYNCHRONISATION, *COLUMNS[place:])
 
 
 def with_varied(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -68,13 +82,15 @@ def with_varied(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     names = [name for name in configs if name not in _APART and configs[name].nunique() > 1]
     return [
         record | {"varied": ", ".join(f"{name} {config[name]}" for name in names)}
-        for record, (_, config) in zip(records, configs.iterrows(), strict=True)
+        for record, (_, config) in zip(
+            with_synchronisation(records), configs.iterrows(), strict=True
+        )
     ]
 
 
 def most_common(table: pd.DataFrame, columns: Iterable[str] = MAIN) -> pd.DataFrame:
     """The rows with the combination of values that most runs have."""
-    runs = table.drop_duplicates("run").set_index("run")[list(columns)]
+    runs = table.drop_duplicates("run").set_index("run")[[n for n in columns if n in table]]
     kinds = runs.astype(str).agg(" ".join, axis=1)
     chosen = kinds.index[kinds == kinds.value_counts().idxmax()]
     return table[table["run"].isin(chosen)]

@@ -45,7 +45,12 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
             f"table: seed {row['seed']} occurs twice for tiling {row['tiling']} with n_tiles "
             f"{row['n_tiles']}; expected rows that differ in their seeds alone"
         )
-    settings = table["dataset"].astype(str) + ", " + table["epochs"].astype(str) + " epochs"
+    settings = (
+        table["dataset"].astype(str).str.replace("$", r"\$")
+        + ", "
+        + table["epochs"].astype(str)
+        + " epochs"
+    )
     dashes = dict(zip(settings.unique(), itertools.cycle(["-", "--", ":", "-."])))
     order = tiling_order(table["tiling"])
     colours = dict(zip(order, sns.color_palette("colorblind", len(order)), strict=True))

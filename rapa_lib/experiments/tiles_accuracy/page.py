@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rapa_lib.experiments.markdown import markdown_table
 from rapa_lib.experiments.protocol import Collected
 from rapa_lib.experiments.tiles_accuracy.figures import tradeoff_figure
 from rapa_lib.experiments.tiles_accuracy.tables import (
@@ -16,7 +17,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
     """See :meth:`rapa_lib.experiments.protocol.Collecting.collect`."""
     table = tiles_accuracy_table(records)
     body = [
-        tradeoff_summary(table).to_markdown(index=False, disable_numparse=True),
+        markdown_table(tradeoff_summary(table), disable_numparse=True),
         "",
         "Test error (%) of trained networks beside what their tiles make faster: means over seeds, "
         "± half a 95 % interval by Student's t. Pipelined: every layer works on an image of its "

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.plots import with_interval
+from rapa_lib.experiments.recipe import is_plain
 from rapa_lib.runtime import PERFORATED_DENSE
 
 COLUMNS = [
@@ -17,17 +18,21 @@ COLUMNS = [
 
 _SORTED_BY = ["dataset", "epochs", "tiling", "speedup", "seed"]
 
-# Parameters that do not tell a curve's settings apart; noise is the noisy control's alone.
-_ALONG = ("tiling", "n_tiles", "seed", "noise")
+# Parameters that do not tell a curve's settings apart; the last two are other controls' alone.
+_ALONG = ("tiling", "n_tiles", "seed", "noise", "dropout")
 
 # Parameters that an ordinary network does not have: no tiles to start or to scale.
 _TILES_ALONE = ("tile_init", "tile_lr_power")
+
+# Parameters that each arm of a tuned study has of its own.
+_TUNED = ("learning_rate", "weight_decay")
 
 
 def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test errors of trained networks beside the speed-up that their tiles give.
 
-    Of the RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
+    Networks whose tiles were averaged in training are another matter (``synchronisation``). Of the
+    RAPA networks those are taken whose other settings (start, learning rate, pooling, …)
     come with most numbers of tiles, and beside them, otherwise alike, the networks without tiles
     and those trained perforated, tested dense: these train as fast on one array per layer.
 
@@ -42,17 +47,24 @@ def tiles_accuracy_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         sequential schedule in training, run, git_commit, data_fingerprint. None if no run is one
         of these.
     """
-    chosen = [record for record in records if record["tiling"] in ("none", "random", "perforated")]
+    chosen = [
+        record for record in records
+        if record["tiling"] in ("none", "random", "perforated") and is_plain(record["config"])
+    ]  # fmt: skip
     table = pd.DataFrame([_row(record) for record in chosen], columns=COLUMNS)
     settings = pd.Series([_setting(record["config"]) for record in chosen], dtype=object)
-    ordinary = pd.Series(
-        [_setting(record["config"], without=_TILES_ALONE) for record in chosen], dtype=object
+    ordinary, but_tuned = (
+        pd.Series([_setting(record["config"], without=names) for record in chosen], dtype=object)
+        for names in (_TILES_ALONE, (*_TILES_ALONE, *_TUNED))
     )
     tiled, plain = table["tiling"] == "random", table["tiling"] != "random"
     if tiled.any():
         numbers = table[tiled].groupby(settings[tiled], sort=False)["n_tiles"].nunique()
         tiled &= settings == numbers.idxmax()
-        plain &= ordinary == ordinary[tiled].iloc[0]
+        exact = plain & (ordinary == ordinary[tiled].iloc[0])
+        alike = plain & (but_tuned == but_tuned[tiled].iloc[0])
+        # An arm with the same rates stands for itself; else that with rates of its own tuning.
+        plain = exact | (alike & ~table["tiling"].isin(table["tiling"][exact]))
     elif plain.any():
         plain &= ordinary == ordinary[plain].iloc[0]
     return pd.concat([table[plain], table[tiled]]).sort_values(_SORTED_BY, ignore_index=True)

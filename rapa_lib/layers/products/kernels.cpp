@@ -1,4 +1,4 @@
-// The tiled convolution's three products on a CPU; see _tiled_ops.py for their meaning. At the end,
+// The tiled convolution's three products on a CPU; see operators.py for their meaning. At the end,
 // the sort that draws assignments.
 //
 // A patch is never copied. Images are padded into a small channels-last buffer, in which a patch is
@@ -10,41 +10,9 @@
 // thread is faster changes no bit. The number of threads can: it sets how many images are taken at
 // once, and with that the order in which overlapping patches are added up in grad_input.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <utility>
-#include <vector>
-
-extern "C" {
-
-// Everything but the tensors; _compiled.py declares the same fields.
-struct Layer {
-    int64_t batch, channels, height, width;          // of the input
-    int64_t padded_height, padded_width, top, left;  // of the padded input
-    int64_t out_height, out_width, out_channels;     // of the output
-    int64_t kernel_height, kernel_width, stride_h, stride_w, dilation_h, dilation_w;
-    int64_t stride_n, stride_c, stride_y, stride_x;  // of the input tensor, in numbers
-    int64_t n_tiles, assignment_stride, threads, buffer_bytes;
-};
-}
+#include "plan.cpp"
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, ROWS = 8;
-#elif defined(__AVX2__)
-constexpr int VECTOR_BYTES = 32, ROWS = 4;
-#else
-constexpr int VECTOR_BYTES = 16, ROWS = 4;
-#endif
-constexpr int VECTORS = 2;  // neighbouring vectors in a product
-constexpr int BLOCK = 128;  // patches of a tile that are handled at once, if there are so many
-
-template <class T>
-constexpr int LANES = VECTOR_BYTES / sizeof(T);
-template <class T>
-constexpr int COLUMNS = VECTORS * LANES<T>;
 
 template <class T>
 struct VectorOf;
@@ -67,114 +35,12 @@ template <class T>
 inline void store(T* to, Vector<T> v) {
     *reinterpret_cast<Vector<T>*>(to) = v;
 }
-inline int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
-// Where things lie in the padded buffer of an image, in numbers.
-template <class T>
-struct Plan {
-    const Layer& layer;
-    int64_t n_patches, image_size, n_stretches, length, n_inputs, out_padded;
-    std::vector<int64_t> starts, stretches;  // of a patch in an image; of a stretch in a patch
-
-    explicit Plan(const Layer& l) : layer(l) {
-        n_patches = l.out_height * l.out_width;
-        image_size = l.padded_height * l.padded_width * l.channels;
-        const int64_t pieces = l.dilation_w == 1 ? 1 : l.kernel_width;  // of a kernel's row
-        length = l.kernel_width / pieces * l.channels;
-        n_stretches = l.kernel_height * pieces;
-        n_inputs = n_stretches * length;
-        out_padded = parts_of(l.out_channels, COLUMNS<T>) * COLUMNS<T>;
-        const int64_t row = l.padded_width * l.channels;
-        for (int64_t y = 0; y < l.out_height; y++)
-            for (int64_t x = 0; x < l.out_width; x++)
-                starts.push_back(y * l.stride_h * row + x * l.stride_w * l.channels);
-        for (int64_t i = 0; i < l.kernel_height; i++)
-            for (int64_t j = 0; j < pieces; j++)
-                stretches.push_back(i * l.dilation_h * row + j * l.dilation_w * l.channels);
-    }
-
-    // Outputs that do not fill the last vectors need a copy of the kernel matrix that does.
-    bool ragged() const { return out_padded != layer.out_channels; }
-
-    // Images that a thread handles at once: so many that a tile has BLOCK patches of them, as
-    // long as they fit its share of the buffers.
-    int64_t chunk() const {
-        const int64_t wanted = parts_of(BLOCK * layer.n_tiles, n_patches);
-        const int64_t fitting = layer.buffer_bytes / layer.threads / (image_size * sizeof(T));
-        const int64_t share = parts_of(layer.batch, layer.threads);
-        return std::max<int64_t>(1, std::min({wanted, fitting, share}));
-    }
-
-    const T* patch(const T* padded, int32_t id) const {
-        return padded + id / n_patches * image_size + starts[id % n_patches];
-    }
-};
-
-// The patches of some images, sorted by tile: those of tile t are ids[first[t]] … ids[first[t + 1] - 1].
-struct Sorted {
-    std::vector<int64_t> first;
-    std::vector<int32_t> ids;
-
-    void sort(const Layer& l, const int64_t* assignment, int64_t begin, int64_t count) {
-        const int64_t n_patches = l.out_height * l.out_width;
-        first.assign(l.n_tiles + 2, 0);
-        ids.resize(count * n_patches);
-        assignment += begin * l.assignment_stride;
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t p = 0; p < n_patches; p++)
-                first[assignment[i * l.assignment_stride + p] + 2]++;
-        first[1] = 0;  // tile -1 is no tile
-        for (int64_t t = 1; t <= l.n_tiles; t++) first[t + 1] += first[t];
-        // first[t + 1] moves from the beginning of tile t to its end, the beginning of t + 1.
-        int32_t id = 0;
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t p = 0; p < n_patches; p++, id++) {
-                const int64_t tile = assignment[i * l.assignment_stride + p];
-                if (tile >= 0) ids[first[tile + 1]++] = id;
-            }
-        first[0] = 0;
-    }
-};
-
-template <class T>
-T* padded_row(const Layer& l, T* padded, int64_t image_size, int64_t image, int64_t y) {
-    return padded + image * image_size + ((y + l.top) * l.padded_width + l.left) * l.channels;
-}
-
-template <class T>
-void pad(const Plan<T>& plan, const T* x, int64_t begin, int64_t count, T* padded) {
-    const Layer& l = plan.layer;
-    const bool channels_last = l.stride_c == 1 && l.stride_x == l.channels;
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t y = 0; y < l.height; y++) {
-            const T* from = x + (begin + i) * l.stride_n + y * l.stride_y;
-            T* to = padded_row(l, padded, plan.image_size, i, y);
-            if (channels_last) {
-                std::copy_n(from, l.width * l.channels, to);
-                continue;
-            }
-            for (int64_t c = 0; c < l.channels; c++)
-                for (int64_t w = 0; w < l.width; w++)
-                    to[w * l.channels + c] = from[w * l.stride_x + c * l.stride_c];
-        }
-}
-
-template <class T>
-void unpad(const Plan<T>& plan, T* padded, int64_t begin, int64_t count, T* images) {
-    const Layer& l = plan.layer;
-    const int64_t row = l.width * l.channels;
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t y = 0; y < l.height; y++)
-            std::copy_n(padded_row(l, padded, plan.image_size, i, y), row,
-                        images + ((begin + i) * l.height + y) * row);
-}
-
 // A kernel matrix with its rows filled up with zeros.
 template <class T>
 void fill_rows(const Plan<T>& plan, const T* matrix, T* filled) {
-    const int64_t outputs = plan.layer.out_channels;
     for (int64_t k = 0; k < plan.n_inputs; k++)
-        std::fill(std::copy_n(matrix + k * outputs, outputs, filled + k * plan.out_padded),
+        std::fill(std::copy_n(matrix + k * plan.layer.out_channels, plan.group_outputs,
+                              filled + k * plan.out_padded),
                   filled + (k + 1) * plan.out_padded, T(0));
 }
 
@@ -186,7 +52,7 @@ void transpose(const Plan<T>& plan, const T* matrix, T* pieces) {
         for (int64_t begin = 0; begin < length; begin += COLUMNS<T>) {
             const int64_t width = std::min<int64_t>(COLUMNS<T>, length - begin);
             const T* from = matrix + (s * length + begin) * outputs;
-            for (int64_t o = 0; o < outputs; o++, pieces += COLUMNS<T>) {
+            for (int64_t o = 0; o < plan.group_outputs; o++, pieces += COLUMNS<T>) {
                 for (int64_t j = 0; j < width; j++) pieces[j] = from[j * outputs + o];
                 for (int64_t j = width; j < COLUMNS<T>; j++) pieces[j] = 0;
             }
@@ -287,39 +153,14 @@ void with_rows(int64_t n, F&& f) {
     }
 }
 
-// Each tile's kernel matrix in the form that a product wants. Where several chunks of images will
-// ask for it, it is made once for all; else by the thread that asks, into its own buffer.
-template <class T>
-class Prepared {
-public:
-    using Prepare = void (*)(const Plan<T>&, const T*, T*);
-
-    Prepared(const Plan<T>& plan, const T* matrices, int64_t n_chunks, int64_t size, Prepare prepare)
-        : plan(plan), matrices(matrices), size(size), prepare(prepare) {
-        if (!prepare || n_chunks <= plan.layer.threads) return;
-        all.resize(plan.layer.n_tiles * size);
-#pragma omp parallel for num_threads(plan.layer.threads)
-        for (int64_t t = 0; t < plan.layer.n_tiles; t++) prepare(plan, raw(t), all.data() + t * size);
-    }
-
-    const T* operator()(int64_t tile, std::vector<T>& buffer) const {
-        if (!prepare) return raw(tile);
-        if (!all.empty()) return all.data() + tile * size;
-        buffer.resize(size);
-        prepare(plan, raw(tile), buffer.data());
-        return buffer.data();
-    }
-
-private:
-    const T* raw(int64_t tile) const {
-        return matrices + tile * plan.n_inputs * plan.layer.out_channels;
-    }
-    const Plan<T>& plan;
-    const T* matrices;
-    int64_t size;
-    Prepare prepare;
-    std::vector<T> all;
-};
+// Ask for the rows of ROWS patches a few products ahead of patch i, those of the next tiles included.
+template <bool TO_WRITE, class T>
+void prefetch_next(const Plan<T>& plan, const Sorted& sorted, int64_t i, const T* rows) {
+    constexpr int64_t AHEAD = 4 * ROWS;
+    const int64_t left = sorted.first[plan.layer.n_tiles] - i - AHEAD;
+    prefetch_rows<TO_WRITE>(plan, rows, sizeof(T), sorted.ids.data() + i + AHEAD,
+                            std::min<int64_t>(ROWS, left));
+}
 
 template <class T>
 void forward(const Layer& l, const T* x, const T* matrices, const T* bias,
@@ -340,23 +181,28 @@ void forward(const Layer& l, const T* x, const T* matrices, const T* bias,
             sorted.sort(l, assignment, begin, count);
             if (sorted.first[l.n_tiles] < count * plan.n_patches)
                 std::fill_n(out, count * plan.n_patches * l.out_channels, T(0));
-            for (int64_t t = 0; t < l.n_tiles; t++) {
-                const int64_t end = sorted.first[t + 1];
+            for (int64_t part = 0; part < l.n_tiles * l.groups; part++) {
+                const int64_t t = part / l.groups, group = part % l.groups;
+                const int64_t end = sorted.first[t + 1], first_out = group * plan.group_outputs;
                 if (sorted.first[t] == end) continue;
-                const T* matrix = matrix_of(t, buffer);
-                if (bias) std::copy_n(bias + t * l.out_channels, l.out_channels, start.begin());
+                const T* matrix = matrix_of(t, buffer, group);
+                if (bias)
+                    std::copy_n(bias + t * l.out_channels + first_out, plan.group_outputs,
+                                start.begin());
                 for (int64_t i = sorted.first[t]; i < end; i += ROWS) {
                     const int64_t rows = std::min<int64_t>(ROWS, end - i);
                     const T* patches[ROWS];
                     T* to[ROWS];
+                    prefetch_next<true>(plan, sorted, i, out + first_out);
                     for (int64_t r = 0; r < rows; r++) {
-                        patches[r] = plan.patch(padded.data(), sorted.ids[i + r]);
-                        to[r] = out + sorted.ids[i + r] * l.out_channels;
+                        patches[r] = plan.patch(padded.data(), sorted.ids[i + r]) +
+                                     group * plan.group_channels;
+                        to[r] = out + sorted.ids[i + r] * l.out_channels + first_out;
                     }
-                    for (int64_t o = 0; o < l.out_channels; o += COLUMNS<T>) {
+                    for (int64_t o = 0; o < plan.group_outputs; o += COLUMNS<T>) {
                         with_rows(rows, [&]<int N>() {
                             product<N>(plan, patches, matrix + o, bias ? start.data() + o : nullptr,
-                                       to, std::min<int64_t>(COLUMNS<T>, l.out_channels - o));
+                                       to, std::min<int64_t>(COLUMNS<T>, plan.group_outputs - o));
                         });
                         for (int64_t r = 0; r < rows; r++) to[r] += COLUMNS<T>;
                     }
@@ -371,7 +217,7 @@ void grad_input(const Layer& l, const T* grad, const T* matrices, const int64_t*
                 T* grad_x) {
     const Plan<T> plan(l);
     const int64_t chunk = plan.chunk(), n_chunks = parts_of(l.batch, chunk);
-    const int64_t piece_size = l.out_channels * COLUMNS<T>;
+    const int64_t piece_size = plan.group_outputs * COLUMNS<T>;
     const int64_t n_pieces = plan.n_stretches * parts_of(plan.length, COLUMNS<T>);
     const Prepared<T> pieces_of(plan, matrices, n_chunks, n_pieces * piece_size, transpose<T>);
 #pragma omp parallel num_threads(l.threads)
@@ -384,17 +230,21 @@ void grad_input(const Layer& l, const T* grad, const T* matrices, const int64_t*
             const T* out = grad + begin * plan.n_patches * l.out_channels;
             std::fill(padded.begin(), padded.end(), T(0));
             sorted.sort(l, assignment, begin, count);
-            for (int64_t t = 0; t < l.n_tiles; t++) {
+            for (int64_t part = 0; part < l.n_tiles * l.groups; part++) {
+                const int64_t t = part / l.groups, group = part % l.groups;
                 const int64_t end = sorted.first[t + 1];
                 if (sorted.first[t] == end) continue;
-                const T* pieces = pieces_of(t, buffer);
+                const T* pieces = pieces_of(t, buffer, group);
                 for (int64_t i = sorted.first[t]; i < end; i += ROWS) {
                     const int64_t rows = std::min<int64_t>(ROWS, end - i);
                     const T* grads[ROWS];
                     T* patches[ROWS];
+                    prefetch_next<false>(plan, sorted, i, out + group * plan.group_outputs);
                     for (int64_t r = 0; r < rows; r++) {
-                        grads[r] = out + sorted.ids[i + r] * l.out_channels;
-                        patches[r] = const_cast<T*>(plan.patch(padded.data(), sorted.ids[i + r]));
+                        grads[r] = out + sorted.ids[i + r] * l.out_channels +
+                                   group * plan.group_outputs;
+                        patches[r] = const_cast<T*>(plan.patch(padded.data(), sorted.ids[i + r])) +
+                                     group * plan.group_channels;
                     }
                     const T* piece = pieces;
                     for (int64_t s = 0; s < plan.n_stretches; s++)
@@ -404,9 +254,9 @@ void grad_input(const Layer& l, const T* grad, const T* matrices, const int64_t*
                                 to[r] = patches[r] + plan.stretches[s] + j;
                             with_rows(rows, [&]<int N>() {
                                 if (plan.length - j > LANES<T>)
-                                    back_product<N, 2>(l.out_channels, grads, piece, to);
+                                    back_product<N, 2>(plan.group_outputs, grads, piece, to);
                                 else
-                                    back_product<N, 1>(l.out_channels, grads, piece, to);
+                                    back_product<N, 1>(plan.group_outputs, grads, piece, to);
                             });
                         }
                 }
@@ -416,23 +266,26 @@ void grad_input(const Layer& l, const T* grad, const T* matrices, const int64_t*
     }
 }
 
-// Add the products of one tile's patches to stretches s0 … s1 - 1 of its sums (inputs × out_padded).
+// Add the products of one tile's patches, of one group, to stretches s0 … s1 - 1 of its sums
+// (inputs × out_padded).
 template <class T>
 class TileGradient {
 public:
     explicit TileGradient(const Plan<T>& plan)
         : plan(plan), grads(BLOCK * plan.out_padded), patches(BLOCK) {}
 
-    void add(const T* padded, const T* out, const Sorted& sorted, int64_t tile, int64_t s0,
-             int64_t s1, T* sums, T* sum_bias) {
-        const int64_t outputs = plan.layer.out_channels, end = sorted.first[tile + 1];
+    void add(const T* padded, const T* out, const Sorted& sorted, int64_t tile, int64_t group,
+             int64_t s0, int64_t s1, T* sums, T* sum_bias) {
+        const int64_t outputs = plan.group_outputs, end = sorted.first[tile + 1];
+        out += group * outputs;
+        padded += group * plan.group_channels;
         // Rows of nearly equal number: 15 are 8 and 7, not 8 and many small ones.
         const int64_t steps = parts_of(plan.length, ROWS);
         for (int64_t i = sorted.first[tile]; i < end; i += BLOCK) {
             const int64_t n = std::min<int64_t>(BLOCK, end - i);
             for (int64_t p = 0; p < n; p++) {
                 patches[p] = plan.patch(padded, sorted.ids[i + p]);
-                std::copy_n(out + sorted.ids[i + p] * outputs, outputs,
+                std::copy_n(out + sorted.ids[i + p] * plan.layer.out_channels, outputs,
                             grads.data() + p * plan.out_padded);
             }
             if (sum_bias)
@@ -466,7 +319,7 @@ void grad_weight(const Layer& l, const T* grad, const T* x, const int64_t* assig
     const int64_t fitting = l.buffer_bytes / (plan.image_size * sizeof(T));
     const int64_t chunk = std::max<int64_t>(1, std::min(l.batch, fitting));
     // Few tiles are cut by stretches, so that every thread has some to do.
-    const int64_t parts = std::min(plan.n_stretches, parts_of(4 * l.threads, l.n_tiles));
+    const int64_t parts = std::min(plan.n_stretches, parts_of(4 * l.threads, l.n_tiles * l.groups));
     std::vector<T> padded(chunk * plan.image_size);
     Sorted sorted;
 #pragma omp parallel num_threads(l.threads)
@@ -482,15 +335,18 @@ void grad_weight(const Layer& l, const T* grad, const T* x, const int64_t* assig
 #pragma omp single
             sorted.sort(l, assignment, begin, count);
 #pragma omp for schedule(dynamic) collapse(2)
-            for (int64_t t = 0; t < l.n_tiles; t++)
+            for (int64_t i = 0; i < l.n_tiles * l.groups; i++)
                 for (int64_t part = 0; part < parts; part++) {
+                    const int64_t t = i / l.groups, group = i % l.groups;
                     const int64_t s0 = part * plan.n_stretches / parts;
                     const int64_t s1 = (part + 1) * plan.n_stretches / parts;
-                    const int64_t n = (s1 - s0) * plan.length, outputs = l.out_channels;
-                    T* matrix = grad_matrices + (t * plan.n_inputs + s0 * plan.length) * outputs;
-                    T* bias = part ? nullptr : grad_bias + t * outputs;
+                    const int64_t n = (s1 - s0) * plan.length, outputs = plan.group_outputs;
+                    T* matrix = grad_matrices + group * outputs +
+                                (t * plan.n_inputs + s0 * plan.length) * l.out_channels;
+                    T* bias = part ? nullptr : grad_bias + t * l.out_channels + group * outputs;
                     if (begin == 0) {
-                        std::fill_n(matrix, n * outputs, T(0));
+                        for (int64_t k = 0; k < n; k++)
+                            std::fill_n(matrix + k * l.out_channels, outputs, T(0));
                         if (bias) std::fill_n(bias, outputs, T(0));
                     }
                     T* sums = matrix;
@@ -498,11 +354,11 @@ void grad_weight(const Layer& l, const T* grad, const T* x, const int64_t* assig
                         filled.assign(n * plan.out_padded, T(0));
                         sums = filled.data();
                     }
-                    gradient.add(padded.data(), out, sorted, t, s0, s1, sums, bias);
+                    gradient.add(padded.data(), out, sorted, t, group, s0, s1, sums, bias);
                     if (plan.ragged())
                         for (int64_t k = 0; k < n; k++)
                             for (int64_t o = 0; o < outputs; o++)
-                                matrix[k * outputs + o] += sums[k * plan.out_padded + o];
+                                matrix[k * l.out_channels + o] += sums[k * plan.out_padded + o];
                 }
         }
     }

@@ -23,8 +23,8 @@ from rapa_lib.layers.products.door import check_product
 from rapa_lib.layers.products.geometry import Geometry, kernels_of
 
 
-def _path(tensor: Tensor, groups: int) -> ModuleType:
-    return compiled if compiled.serves(tensor, groups) else gathered
+def _path(tensor: Tensor) -> ModuleType:
+    return compiled if compiled.serves(tensor) else gathered
 
 
 @torch.library.custom_op("rapa_lib::forward", mutates_args=())
@@ -46,7 +46,7 @@ def forward(
         x=x, weight=weight, bias=bias, assignment=assignment,
         stride=stride, padding=padding, dilation=dilation, groups=groups,
     )  # fmt: skip
-    return _path(x, groups).forward(x, weight, bias, assignment, geometry, groups)
+    return _path(x).forward(x, weight, bias, assignment, geometry, groups)
 
 
 @torch.library.custom_op("rapa_lib::grad_input", mutates_args=())
@@ -65,7 +65,7 @@ def grad_input(
         grad=grad, weight=weight, assignment=assignment, input_size=input_size,
         stride=stride, padding=padding, dilation=dilation, groups=groups,
     )  # fmt: skip
-    return _path(grad, groups).grad_input(grad, weight, assignment, input_size, geometry, groups)
+    return _path(grad).grad_input(grad, weight, assignment, input_size, geometry, groups)
 
 
 @torch.library.custom_op("rapa_lib::grad_weight", mutates_args=())
@@ -86,7 +86,7 @@ def grad_weight(
         grad=grad, x=x, assignment=assignment, n_tiles=n_tiles, kernel=kernel,
         stride=stride, padding=padding, dilation=dilation, groups=groups,
     )  # fmt: skip
-    return _path(grad, groups).grad_weight(grad, x, assignment, n_tiles, geometry, groups)
+    return _path(grad).grad_weight(grad, x, assignment, n_tiles, geometry, groups)
 
 
 @forward.register_fake

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import SHAPE, same_bits, tiny_dataset
+from tiny import SHAPE, same_bits, tiny_dataset, tiny_network
 
 from rapa_lib import (
     InputScaling,
@@ -21,12 +21,13 @@ from rapa_lib import (
 )
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.experiments.accuracy import Accuracy
-from rapa_lib.experiments.accuracy.experiment import COLUMNS
+from rapa_lib.experiments.accuracy.experiment import COLUMNS, training_times
 from rapa_lib.experiments.recipe import LATER, choose_device
 from rapa_lib.experiments.records import git_commit, package_version, read_runs
 from rapa_lib.experiments.trained import load_network
 from rapa_lib.instruments.pull import LayerPull, tile_pull
 from rapa_lib.instruments.similarity import tile_similarity
+from rapa_lib.runtime import averaging_cost, count_layers, run_time
 from rapa_lib.training import augment, load_checkpoint, save_checkpoint
 
 TINY = SHAPE | {
@@ -146,6 +147,23 @@ def test_the_record_has_the_speedups_of_the_network_s_tiles(finished):
     assert record["speedups"] == pytest.approx(
         {"pipelined": 4, "sequential": (64 + 16 + 4 + 1) / (16 + 8 + 4 + 1)}
     )
+
+
+def test_the_record_has_the_times_of_training_on_arrays(finished):
+    _, network, _, record = finished
+    times, batch_size = record["times_us"], record["config"]["batch_size"]
+    tiled = averaging_cost(run_time(network, (2, 8, 8)), batch_size=batch_size, write="pulses")
+    assert times["image"] == tiled.time_us(0)
+    assert times["averaging"]["pulses"] == tiled.averaging_us
+    assert times["averaging"]["program"] > tiled.averaging_us
+    assert times["single"] == pytest.approx(4 * times["image"])
+
+
+def test_perforation_is_compared_with_every_patch():
+    network = tiny_network(tiling="perforated")
+    times = training_times(count_layers(network, (2, 8, 8)), TrainConfig())
+    assert times["single"] == pytest.approx(4 * times["image"])
+    assert times["averaging"] == {"program": 0, "pulses": 0}
 
 
 def test_the_record_s_errors_are_those_of_the_network(finished):

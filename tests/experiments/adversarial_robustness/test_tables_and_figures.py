@@ -17,6 +17,7 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     robustness_summary,
     rows_by_image,
     strongest,
+    strongest_by_seed,
 )
 from rapa_lib.experiments.plots import save_figure
 from rapa_lib.instruments.statistics import crossed_interval
@@ -34,6 +35,14 @@ def shares(mean, seed):
     """Values whose mean is as wanted, different for every image and seed."""
     wave = 0.1 * np.sin(np.arange(N_IMAGES) * (seed + 1))
     return (mean + wave - wave.mean()).round(6).tolist()
+
+
+def test_networks_whose_tiles_were_averaged_are_told_apart():
+    records = [record("random", 0), record("random", 0) | {"sync_every": 4, "run": "averaged"}]
+    records[1]["config"] = {**records[1]["config"], "sync_every": 4}
+    found = strongest_by_seed(rows_by_image(records))
+    per = found.groupby(["level", "norm", "epsilon"])["sync_every"].apply(sorted)
+    assert per.tolist() == [[0, 4]] * len(per)
 
 
 def attack_row(level, attack, norm, epsilon, correct, clean, **changes):

@@ -243,6 +243,73 @@ def test_a_momentum_of_one_leaves_pulses_no_rate():
         train(analog, tiny_dataset(), TrainConfig(epochs=1, batch_size=16, momentum=1.0))
 
 
+def test_plain_sgd_takes_momentum_and_decay_from_every_method(monkeypatch):
+    seen = {}
+
+    def watched(network, data, config, **kwargs):
+        seen[len(seen)] = config
+        return train(network, data, config, **kwargs)
+
+    monkeypatch.setattr(experiment, "train", watched)
+    few = {"tilings": ["none"], "imperfections": [], "noise_levels": [], "epochs": 1}
+    rates = {"digital_rate": 2.0, "hardware_aware_rate": 3.0, "analog_rate": 4.0}
+    plain = settings(**few, **rates, plain_sgd=True, learning_rate=0.01)
+    plain.measure(tiny_dataset(), progress=False)
+    assert [c.learning_rate for c in seen.values()] == pytest.approx([0.02, 0.03, 0.04])
+    assert all(c.momentum == c.weight_decay == 0 for c in seen.values())
+
+
+def test_new_parameters_stand_in_records_only_where_they_say_something_new():
+    new = {"plain_sgd", "drift_times", "weight_scaling_omega", "compound", "digital_rate"}
+    assert not new & set(SETTINGS.settings())
+    changed = settings(drift_times=[60], plain_sgd=True).settings()
+    assert changed["drift_times"] == [60.0]
+    assert changed["plain_sgd"] is True
+
+
+@pytest.fixture(scope="module")
+def drifting():
+    few = {"imperfections": [], "noise_levels": [], "drift_times": [1, 31_536_000], "epochs": 4}
+    methods = {"methods": ["hardware_aware", "tiki_taka"], "preset": "EcRamPreset"}
+    mapping = {"weight_scaling_omega": 0.8, "max_array_size": 20}
+    made = settings(**few, **methods, **mapping)
+    return made.measure(tiny_dataset(), progress=False) | {"run": "a"}
+
+
+def test_networks_are_read_on_phase_change_memory_singly_voted_and_merged(drifting):
+    keys = [(r["tiling"], r["method"], r["reading"], r["t_seconds"]) for r in drifting["drift"]]
+    ways = [("none", "single"), ("random", "single"), ("random", "vote"), ("random", "merged")]
+    wanted = {(t, "hardware_aware", r, s) for t, r in ways for s in (1.0, 31_536_000.0)}
+    assert set(keys) == wanted
+    assert len(keys) == len(wanted)
+    assert all(0 <= r["test_error"] <= 100 for r in drifting["drift"])
+
+
+def test_tiki_taka_is_a_way_of_training(drifting):
+    row = row_of(drifting, tiling="none", method="tiki_taka")
+    assert row["train_error"] < 90
+    assert not row["diverged"]
+    assert drifting["tiles"]["mapping"]["arrays"]["max_size"] == [20, 20]
+
+
+def test_the_page_shows_drift_where_it_was_measured(drifting):
+    collected = AnalogTraining.collect([drifting])
+    table = collected.tables["analog_training_drift"]
+    assert len(table) == 8
+    (axes,) = collected.figures["analog_training_drift"]().axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1 s", "1 y"]
+    lines = {c.get_label(): c.lines[0].get_ydata().tolist() for c in axes.containers}
+    own = table[(table["tiling"] == "random") & (table["reading"] == "vote")]
+    assert lines["random, voted"] == own["test_error"].tolist()
+    assert any("`random`, merged" in line for line in collected.answer)
+    assert any("from 1 s to 1 y" in line for line in collected.answer)
+    assert "analog_training_drift.png" in "\n".join(collected.body)
+    bare = AnalogTraining.collect([{k: v for k, v in drifting.items() if k != "drift"}])
+    assert "analog_training_drift.png" not in "\n".join(bare.body)
+    figure = bare.figures["analog_training_drift"]()
+    assert "No network was written" in figure.texts[0].get_text()
+
+
 # --- Tables, bad input, notebook --------------------------------------------------------------
 
 
@@ -290,6 +357,14 @@ def test_where_no_network_is_read_with_noise_the_page_says_so(record, tmp_path):
         ({"noise_levels": (-0.1,)}, ValueError, "noise_levels: got -0.1"),
         ({"analog_rate": 0}, ValueError, "analog_rate: got 0.0, allowed: finite, above 0"),
         ({"draws": 0}, ValueError, "draws: got 0"),
+        ({"drift_times": [-1]}, ValueError, "drift_times: got -1"),
+        ({"compound": "Trio"}, ValueError, "compound: got 'Trio', allowed: TransferCompound"),
+        (
+            {"methods": ["tiki_taka"], "preset": "TikiTakaEcRamPreset"},
+            ValueError,
+            "methods: got 'tiki_taka', allowed with single pulsed devices",
+        ),
+        ({"digital_rate": 0}, ValueError, "digital_rate: got 0"),
         ({"epochs": 0}, ValueError, "epochs: got 0"),
     ],
 )
@@ -310,14 +385,15 @@ def test_the_notebook_runs_answers_and_leaves_a_record(tmp_path):
         tmp_path / "executed.ipynb",
         {
             "n_train": 64, "n_test": 30, "epochs": 1, "imperfections": [["dw_min", 0.01]],
-            "noise_levels": [0.1], "draws": 1, "threads": 1, "output": str(tmp_path),
+            "noise_levels": [0.1], "drift_times": [1, 3600], "draws": 1, "threads": 1,
+            "output": str(tmp_path),
         },
         kernel_name="python3",
         cwd=ROOT / "notebooks",
         progress_bar=False,
     )  # fmt: skip
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
-    assert sum("image/png" in data for data in outputs) == 2
+    assert sum("image/png" in data for data in outputs) == 3
     answers = [data["text/markdown"] for data in outputs if "text/markdown" in data]
     assert "analog training costs" in answers[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"executed.ipynb", "record.json"}

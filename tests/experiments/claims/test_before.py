@@ -12,6 +12,7 @@ RUNS = pd.DataFrame(
 
 def test_runs_under_these_rules_and_one_code_are_verified():
     assert written_before(RUNS, "r") == (True, "rules written before the runs: verified")
+    assert written_before(RUNS.assign(chosen_sha256=["t", "t", None]), "r")[0]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ def test_runs_under_these_rules_and_one_code_are_verified():
         (RUNS.assign(rules_sha256=["r", None, None]), "1 of 2 runs did not record the hash"),
         (RUNS.assign(rules_sha256=["r", "s", None]), "1 of 2 runs were made under other rules"),
         (RUNS.assign(code_sha256=["c", "d", None]), "made by 2 versions of the code"),
+        (RUNS.assign(chosen_sha256=["t", "u", None]), "made with 2 choices of tuned values"),
+        (RUNS.assign(chosen_sha256=["t", None, None]), "made with 2 choices of tuned values"),
         (RUNS.assign(done=False), "0 of 0 runs did not record"),
     ],
 )

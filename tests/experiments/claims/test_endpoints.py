@@ -77,6 +77,19 @@ def test_only_seeds_that_both_have_are_paired_where_a_rule_asks_for_it():
     assert weighed.estimate == pytest.approx(np.mean([-1.5, -1.5, -2.5]))
 
 
+@pytest.mark.parametrize(("subset", "rule", "method"), [
+    ("seed", True, "paired"), ("seed", False, "pooled"), ("fixed", True, "pooled"),
+    (None, True, "pooled"),
+])  # fmt: skip
+def test_arms_that_share_each_seeds_images_are_paired_where_the_rules_say_so(subset, rule, method):
+    table = frame(none=NONE, random=RANDOM)
+    if subset:
+        table["config"] = [json.dumps({"subset": subset, "seed": int(s)}) for s in table["seed"]]
+    (weighed,) = weigh(endpoint(), found(table)[0], 3, pair_subsets=rule)
+    assert weighed.method == method
+    assert weighed.estimate == pytest.approx(np.mean(RANDOM) - np.mean(NONE))
+
+
 def test_every_setting_is_found_and_a_control_without_tiles_serves_all():
     table = frame(none=NONE, random=RANDOM)
     table.loc[table["tiling"] == "none", "n_tiles"] = "1-1-1"
@@ -154,6 +167,13 @@ def test_a_parameter_that_older_records_do_not_name_is_the_one_of_the_others():
     assert len(found(pd.concat([null, new]))) == 2  # none is a value, too
 
 
+def test_a_parameter_that_came_later_is_what_it_stands_for():
+    plain = configured(frame(none=NONE, random=RANDOM), momentum=0.9)
+    averaged = configured(frame(random=NONE), momentum=0.9, sync_every=4)
+    found_means = means(pd.concat([averaged, plain]))
+    assert found_means == {"sync_every 4": 0.0, "sync_every 0": pytest.approx(-1.875)}
+
+
 def test_a_parameter_that_is_left_out_beside_runs_of_the_same_seed_is_not_given():
     plain = configured(frame(none=NONE, random=RANDOM), momentum=0.9)
     dropped = configured(frame(none=RANDOM), momentum=0.9, blur=2)
@@ -167,6 +187,12 @@ def test_noise_is_no_setting_of_tilings_without_it():
     assert list(means(table)) == [""]
 
 
+def test_a_dropout_rate_is_no_setting_of_tilings_without_it():
+    table = configured(frame(none=NONE, random=RANDOM), dropout=0.1)
+    table.loc[1::2, "config"] = json.dumps({"dropout": 0.3})
+    assert list(means(table)) == [""]
+
+
 def test_rows_that_nothing_tells_apart_are_no_sample():
     table = frame(none=NONE, random=RANDOM)
     with pytest.raises(AmbiguousError, match="several rows of random in accuracy have the same"):
@@ -174,10 +200,10 @@ def test_rows_that_nothing_tells_apart_are_no_sample():
 
 
 def test_a_rival_with_several_values_of_what_it_may_have_tuned_is_none():
-    table = frame(none=NONE, random=RANDOM).assign(dropout=np.nan)
-    table.loc[table["tiling"] == "none", "dropout"] = [0.1, 0.1, 0.2, 0.2]
+    table = frame(none=NONE, random=RANDOM).assign(weight_decay=np.nan)
+    table.loc[table["tiling"] == "none", "weight_decay"] = [0.1, 0.1, 0.2, 0.2]
     assert found(table) == []
-    table.loc[table["tiling"] == "none", "dropout"] = 0.1
+    table.loc[table["tiling"] == "none", "weight_decay"] = 0.1
     assert len(found(table)) == 1
 
 

@@ -195,6 +195,10 @@ def test_verdicts_exclude_one_another_in_order():
     assert decide(*p.T, level=0.05).tolist() == [EQUAL, HOLDS, REFUTED, "undecided", REFUTED]
 
 
+LATER = {"N2", "N3"}
+"""Claims that came after these studies were run."""
+
+
 # --- Planted studies by the thousand ------------------------------------------------------------
 
 
@@ -224,7 +228,7 @@ def simulated(effect, seeds, studies, rng=0):
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_an_effect_at_most_one_study_in_twenty_holds_any_claim(seeds):
     found = simulated(0, seeds, studies=20_000)  # 2,000 would leave ± 1 % to chance
-    assert found.shape == (20_000, 9)
+    assert found.shape == (20_000, 11)
     assert 0.04 < (found == HOLDS).any(axis=1).mean() <= 0.05
 
 
@@ -248,9 +252,10 @@ def test_a_committed_study_is_judged_in_all_that_it_ran(study, unmeasured):
     }
     judged = judge_claims(RULES, tables)
     primary = verdicts(judged)
-    assert set(primary[primary["verdict"] == "not measured"]["id"]) == unmeasured
+    assert set(primary[primary["verdict"] == "not measured"]["id"]) == unmeasured | LATER
     assert not judged["reason"].str.startswith("The tables:").any()
     if study == "standard":
         kept = pd.read_csv(ROOT / "results/standard/claims.csv")
+        judged = judged[~judged["id"].isin(LATER - set(kept["id"]))]
         assert judged["verdict"].tolist() == kept["verdict"].tolist()
         assert judged["estimate"].to_numpy() == pytest.approx(kept["estimate"], nan_ok=True)

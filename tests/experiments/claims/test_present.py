@@ -33,7 +33,7 @@ def test_every_claim_has_its_verdict_and_number_on_the_page(judged):
         assert f'href="#claim-{row["id"]}"' in page
         assert number_text(row) in page
         assert number_text(row) in text
-    assert page.count('<span class="verdict held">holds</span>') == 9
+    assert page.count('<span class="verdict held">holds</span>') == 11
     assert page.count('<span class="verdict not">does not hold</span>') == 1
     assert "hardest: " in page
 

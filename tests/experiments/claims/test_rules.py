@@ -107,5 +107,5 @@ def test_a_claim_has_a_primary_endpoint():
 def test_the_rules_here_are_good(path):
     rules = read_claims(yaml.safe_load(path.read_text()))
     ids = [claim.id for claim in rules.claims]
-    assert ids == ["C1", "C2a", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "N1"]
+    assert ids == ["C1", "C2a", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "N1", "N2", "N3"]
     assert rules.min_seeds >= 3

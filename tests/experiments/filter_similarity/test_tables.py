@@ -283,6 +283,18 @@ def test_a_parameter_without_a_column_that_differs_is_in_varied():
     assert [one["varied"] for one in with_varied(records)] == ["eval_every 1", "eval_every 2"]
 
 
+def test_averaged_tiles_have_columns_of_their_own_where_there_are_any():
+    records = [record("a"), record("b", sync_every=4) | {"sync_every": 4}]
+    collected = EXPERIMENT.collect(records)
+    for name, table in collected.tables.items():
+        every = dict(zip(table["run"], table["sync_every"], strict=True))
+        assert every == {"a": 0, "b": 4}, name
+        assert not table["varied"].any()
+    similarity = collected.tables["filter_similarity"]
+    assert len(similarity.groupby(tables.settings(similarity))) == 2
+    collected.figures["filter_similarity"]()
+
+
 def test_tables_have_the_records_rows_with_labels_before_them_in_order():
     collected = EXPERIMENT.collect([record("b", "random"), record("a", "image")])
     table = collected.tables["filter_similarity"]

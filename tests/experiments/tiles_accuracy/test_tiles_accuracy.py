@@ -67,6 +67,19 @@ def test_perforated_networks_count_as_tested_dense():
     )
 
 
+def test_arms_with_rates_of_their_own_tuning_are_compared():
+    tuned = [
+        record("rapa", 4.0, 30.0, learning_rate=0.02, weight_decay=1e-4),
+        record("plain", 1.0, 20.0, tiling="none", learning_rate=0.1, weight_decay=1e-3),
+        record("longer", 1.0, 10.0, tiling="none", learning_rate=0.1, epochs=9),
+    ]
+    found = TilesAccuracy.collect(tuned).tables["tiles_accuracy"]["run"].tolist()
+    assert found == ["plain", "rapa"]
+    same = record("same rates", 1.0, 21.0, tiling="none", learning_rate=0.02, weight_decay=1e-4)
+    found = TilesAccuracy.collect([*tuned, same]).tables["tiles_accuracy"]["run"].tolist()
+    assert found == ["same rates", "rapa"]
+
+
 def test_without_rapa_the_first_ordinary_setting_is_the_table():
     table = TilesAccuracy.collect(RECORDS[2:4]).tables["tiles_accuracy"]
     assert table["run"].tolist() == ["plain"]

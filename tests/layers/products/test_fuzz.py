@@ -6,6 +6,7 @@ first access outside a tensor.
 """
 
 import contextlib
+import copy
 import os
 import subprocess
 import sys
@@ -37,12 +38,12 @@ QUICK = settings(
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O1 -g1"
 OURS = (ValueError, TypeError)
 SIZES = st.sampled_from([1, 2, 3, 5, 8, 17])
-DTYPES = st.sampled_from([torch.float32, torch.float64])
+DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
 
 
 @st.composite
 def layers(draw):
-    """A layer of random geometry, float64 so that the reference is near."""
+    """A layer of random geometry and type."""
     groups = draw(st.sampled_from([1, 1, 1, 2]))
     pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
     return RapaConv2d(
@@ -88,19 +89,23 @@ def misfits(draw, tensor):
 
 
 def compare(layer, x, assignment):
-    """Output and gradients against the reference."""
+    """Output and gradients against the reference, in float64 of the same numbers."""
     y = layer(x, assignment)
-    expected = reference.tiled_conv2d(layer, x, assignment)
-    inputs = (x, *layer.parameters())
+    exact = copy.deepcopy(layer).double()
+    z = x.detach().double().requires_grad_()
+    expected = reference.tiled_conv2d(exact, z, assignment)
     weights = torch.randn_like(y)
-    close = {"rtol": 1e-3, "atol": 1e-3} if y.dtype == torch.float32 else {}
-    torch.testing.assert_close(y, expected, **close)
-    for one, other in zip(
-        torch.autograd.grad(y, inputs, weights),
-        torch.autograd.grad(expected, inputs, weights),
+    pairs = zip(
+        (y, *torch.autograd.grad(y, (x, *layer.parameters()), weights)),
+        (expected, *torch.autograd.grad(expected, (z, *exact.parameters()), weights.double())),
         strict=True,
-    ):
-        torch.testing.assert_close(one, other, **close)
+    )
+    for one, other in pairs:
+        if y.dtype == torch.bfloat16:  # PyTorch alone rounds what it adds up; test_bfloat16 bounds
+            assert (one.double() - other).norm() <= 0.02 * other.norm() + 0.02
+            continue
+        close = {"rtol": 1e-3, "atol": 1e-3} if y.dtype == torch.float32 else {}
+        torch.testing.assert_close(one.double(), other, **close)
 
 
 @pytest.fixture(scope="module", params=["compiled", "gathered"])
