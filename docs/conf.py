@@ -17,8 +17,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 root_doc = "docs/index"
 include_patterns = [
-    "docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md",
-    "paper/paper.md", "notebooks/*.ipynb", "results/standard/*.md", "results/mnist5k/*.md",
+    "docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
+    "config/README.md", "paper/paper.md", "notebooks/*.ipynb", "results/standard/*.md", "results/mnist5k/*.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
@@ -31,7 +31,7 @@ nb_execution_cache_path = "build/notebooks"
 nb_execution_excludepatterns = [
     "notebooks/accuracy.ipynb", "notebooks/adversarial_robustness.ipynb",
     "notebooks/analog_training.ipynb", "notebooks/fault_tolerance.ipynb",
-    "notebooks/filter_similarity.ipynb",
+    "notebooks/filter_similarity.ipynb", "notebooks/synchronisation.ipynb",
 ]  # fmt: skip
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True

@@ -43,8 +43,8 @@ def trace_update(
         tile: which one.
 
     Raises:
-        ValueError: if the devices are ideal, compound or have write noise, shapes do not fit, there is no such tile, or lr is not
-            positive.
+        ValueError: if the devices are ideal, compound or have write noise, shapes do not fit, there
+            is no such tile, or lr is not positive.
         NotFiniteError: if a number is not finite.
     """
     device = tiles.config.device
