@@ -18,7 +18,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
-    "config/README.md", "paper/paper.md", "notebooks/*.ipynb", "results/standard/*.md", "results/mnist5k/*.md",
+    "config/README.md", "paper/paper.md", "notebooks/*.ipynb", "results/standard/*.md",
+    "results/mnist5k/*.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.

@@ -140,7 +140,7 @@ def test_the_root_of_the_library_is_small():
 # Everything of the lock that PyTorch and NumPy do not need themselves, by the name of its module.
 BLOCKED = [
     "IPython", "PIL", "eagerpy", "foolbox", "furo", "ipywidgets", "jsonschema", "jupyterlab",
-    "matplotlib", "mlxtend", "myst_nb", "nbconvert", "nbformat", "pandas", "papermill",
+    "matplotlib", "mistune", "mlxtend", "myst_nb", "nbconvert", "nbformat", "pandas", "papermill",
     "playwright", "psutil", "pyarrow", "scipy", "seaborn", "sklearn", "snakemake", "sphinx",
     "tabulate", "torchvision", "tqdm", "yaml",
 ]  # fmt: skip
