@@ -11,7 +11,11 @@
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
 #   make test-shell                   bad inputs and faults, those too that take longer
 #   make test-fuzz                    ten minutes of random calls of the products under sanitizers
+#   make test-browser                 pages and notebooks in a headless Chromium, where there is one
 #   make lab                          JupyterLab
+#   make book                         the guide as pages to open from disk: build/book/index.html
+#   make paper                        the replication report, its numbers filled in: paper/paper.md
+#   make lock                         requirements.lock from pyproject.toml; what fits stays
 #   make lint                         ruff, notebooks too, and the type checker
 
 STUDY ?= quick
@@ -23,6 +27,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 WORKERS ?= logical
 LAB_ARGS ?= notebooks
+PAPER_ARGS ?=
 BIN := .venv/bin
 
 # What users give goes to the shell as it is, in the environment, and is quoted there: neither make
@@ -34,7 +39,7 @@ override PROFILE := $(value PROFILE)
 override MIX := $(value MIX)
 export STUDY DATA NAME PROFILE MIX
 
-.PHONY: study tune tables test test-slurm test-shell test-fuzz lab lint install
+.PHONY: study tune tables test test-slurm test-shell test-fuzz test-browser lab book paper lint lock install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -62,13 +67,30 @@ test-shell: .venv/installed
 test-fuzz: .venv/installed
 	$(BIN)/python -m pytest -m fuzz tests/layers/products/test_fuzz.py $(PYTEST_ARGS)
 
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_ARGS)
+
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab $(LAB_ARGS)
+
+book: .venv/installed
+	$(BIN)/sphinx-build --fail-on-warning --quiet --conf-dir docs --doctree-dir build/doctrees . build/book
+	@echo build/book/index.html
+
+paper: .venv/installed
+	$(BIN)/python paper/fill.py $(PAPER_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lock: .venv/installed
+	$(BIN)/python -m pip install --quiet uv
+	mkdir -p build
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --constraint requirements.lock --no-header --no-annotate --quiet --output-file build/lock
+	cp build/lock requirements.lock
 
 install: .venv/installed
 

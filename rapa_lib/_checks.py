@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, field, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,24 @@ def several(
         return values
 
     return checked(default, check)
+
+
+def optional(module: str, extra: str) -> Any:
+    """Import a module that the library does without until it is needed.
+
+    Args:
+        module: dotted name.
+        extra: of the package, which installs it.
+
+    Raises:
+        ModuleNotFoundError: if it is not installed, naming the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # it is there, and something that it needs is not
+        raise ModuleNotFoundError(
+            f"{module} is not installed; pip install 'rapa-convnets[{extra}]' brings it",
+            name=error.name,
+        ) from error

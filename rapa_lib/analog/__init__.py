@@ -44,6 +44,7 @@ from rapa_lib.analog._periphery import NotFiniteError
 from rapa_lib.analog._presets import PRESET_DEVICES, PRESETS, ideal, reram, rpu_baseline
 from rapa_lib.analog._tile_array import AnalogTileArray
 from rapa_lib.analog._tile_grid import AnalogTileGrid
+from rapa_lib.analog._trace import PulseTrace, trace_update
 
 __all__ = [
     "COMPOUNDS",
@@ -68,6 +69,7 @@ __all__ = [
     "NotFiniteError",
     "PCMLikeNoiseModel",
     "PowStepDevice",
+    "PulseTrace",
     "PulsedDevice",
     "SoftBoundsDevice",
     "SoftBoundsReferenceDevice",
@@ -82,4 +84,5 @@ __all__ = [
     "reram",
     "resolution",
     "rpu_baseline",
+    "trace_update",
 ]

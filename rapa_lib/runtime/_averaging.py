@@ -6,8 +6,7 @@ The model, its assumptions and its constants in plain words: ``docs/synchronisat
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from rapa_lib._checks import (
     Checked,
@@ -17,12 +16,16 @@ from rapa_lib._checks import (
     check_sequence,
     flag,
     integer,
+    optional,
     real,
 )
 from rapa_lib.runtime._arrays import LayerRunTime, RunTime, check_hardware
 from rapa_lib.runtime._cost_tables import cases
 from rapa_lib.runtime._costs import DigitalSide, LayerCost, NetworkCost, check_digital, network_cost
 from rapa_lib.runtime._layers import NetworkLayers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WRITES = ("program", "pulses")
 """How the mean is written: onto every array anew, line by line, or by pulse trains that move each
@@ -259,7 +262,7 @@ def averaging_table(
     *,
     batch_size: int = 128,
     schedules: Sequence[str] = ("pipelined",),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Speed-up of networks whose tiles are averaged every k steps.
 
     Args:
@@ -306,4 +309,4 @@ def averaging_table(
                     }
                     for k in every
                 ]
-    return pd.DataFrame(rows, columns=AVERAGING_COLUMNS)
+    return optional("pandas", "figures").DataFrame(rows, columns=AVERAGING_COLUMNS)

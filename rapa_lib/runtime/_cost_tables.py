@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from torch import nn
 
-from rapa_lib._checks import check_choice, check_int, check_real, check_sequence
+from rapa_lib._checks import check_choice, check_int, check_real, check_sequence, optional
 from rapa_lib.runtime._arrays import SCHEDULES, AnalogArrays, RunTime, check_hardware, run_time
 from rapa_lib.runtime._costs import (
     ACCESSES,
@@ -17,6 +17,9 @@ from rapa_lib.runtime._costs import (
     stale_images,
 )
 from rapa_lib.runtime._layers import NetworkLayers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOLERANCE = 0.1
 """A speed-up counts as proportional that is at most this share below the number of tiles."""
@@ -33,7 +36,7 @@ def layer_costs(
     hardware: AnalogArrays | None = None,
     digital: DigitalSide | None = None,
     access: str = "random",
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """What every layer moves and what its time goes to.
 
     Args:
@@ -52,7 +55,7 @@ def layer_costs(
     timed = run_time(model, input_size, n_tiles=n_tiles, hardware=hardware)
     cost = network_cost(timed, digital, access=access, schedule="pipelined")
     stale = stale_images(len(cost.layers))
-    return pd.DataFrame(
+    return optional("pandas", "figures").DataFrame(
         [
             {
                 "layer": one.timed.layer.name,
@@ -79,7 +82,7 @@ def cost_table(
     schedules: Sequence[str] = SCHEDULES,
     *,
     tolerance: float = TOLERANCE,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Speed-up of networks with a digital side that must keep up.
 
     Args:
@@ -127,7 +130,7 @@ def cost_table(
                     "stale_images": cost.stale_images,
                 }
             )
-    return pd.DataFrame(rows)
+    return optional("pandas", "figures").DataFrame(rows)
 
 
 def tiles_within(
@@ -139,7 +142,7 @@ def tiles_within(
     *,
     bandwidths: Sequence[float] = BANDWIDTHS,
     tolerance: float = TOLERANCE,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Number of tiles up to which the speed-up stays proportional, by bandwidth: C1's endpoint.
 
     Args:
@@ -190,7 +193,7 @@ def tiles_within(
                     "limit": limit,
                 }
             )
-    return pd.DataFrame(rows)
+    return optional("pandas", "figures").DataFrame(rows)
 
 
 def is_proportional(n_tiles: int, speedup: float, tolerance: float = TOLERANCE) -> bool:

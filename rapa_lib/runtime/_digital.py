@@ -1,12 +1,15 @@
 """The same network on a digital processor, by the roofline model: for orientation."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from torch import nn
 
-from rapa_lib._checks import check_bool, check_int, check_real
+from rapa_lib._checks import check_bool, check_int, check_real, optional
 from rapa_lib.runtime._layers import NetworkLayers, as_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def roofline_table(
@@ -18,7 +21,7 @@ def roofline_table(
     bytes_per_number: float = 4.0,
     batch_size: int = 1,
     training: bool = False,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Estimate a digital processor's time per layer by the roofline model.
 
     A layer takes max(2 · MAC / peak, bytes / bandwidth), with bytes for its weights (read once a
@@ -64,4 +67,4 @@ def roofline_table(
                 "bound": "compute" if compute >= memory else "memory",
             }
         )
-    return pd.DataFrame(rows)
+    return optional("pandas", "figures").DataFrame(rows)

@@ -4,21 +4,23 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
-from rapa_lib._checks import check_int
+from rapa_lib._checks import check_int, optional
 from rapa_lib._modes import evaluation_mode
 from rapa_lib.layers._hooks import layers_of, shapes_seen
 from rapa_lib.layers._patch_conv import PatchConv2d
 from rapa_lib.layers.conv import RapaConv2d
 from rapa_lib.layers.perforated import PerforatedConv2d
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What normalises, activates or scales has parameters, but no matrix to put on an array.
 _DIGITAL = (
@@ -123,10 +125,12 @@ class NetworkLayers:
     layers: tuple[LayerShape, ...]
     uncounted: tuple[Uncounted, ...]
 
-    def uncounted_table(self) -> pd.DataFrame:
+    def uncounted_table(self) -> "pd.DataFrame":
         """The uncounted modules, one a row: layer, kind, n_parameters, reason."""
         rows = [(u.name, u.kind, u.n_parameters, u.reason) for u in self.uncounted]
-        return pd.DataFrame(rows, columns=["layer", "kind", "n_parameters", "reason"])
+        return optional("pandas", "figures").DataFrame(
+            rows, columns=["layer", "kind", "n_parameters", "reason"]
+        )
 
 
 def count_layers(model: nn.Module, input_size: Sequence[int]) -> NetworkLayers:

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from rapa_lib._checks import check_real
+from rapa_lib._checks import check_real, optional
 from rapa_lib.runtime._arrays import SCHEDULES, AnalogArrays, LayerRunTime, RunTime, check_hardware
 from rapa_lib.runtime._cost_tables import TOLERANCE, cases, is_proportional
 from rapa_lib.runtime._costs import DigitalSide, check_digital, network_cost
 from rapa_lib.runtime._layers import NetworkLayers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RAPA, PERFORATED_DENSE = ARMS = ("random", "perforated_dense")
 """What is compared: tiles that share the patches, and one tile that leaves patches out."""
@@ -40,7 +42,7 @@ def rival_table(
     schedules: Sequence[str] = SCHEDULES,
     *,
     tolerance: float = TOLERANCE,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Speed-up of RAPA and of a network trained perforated and tested dense.
 
     Perforation computes one output in n and fills in the others from their neighbours (Figurnov et
@@ -91,4 +93,4 @@ def rival_table(
                         "arrays": spent.arrays,
                     }
                 )
-    return pd.DataFrame(rows, columns=RIVAL_COLUMNS)
+    return optional("pandas", "figures").DataFrame(rows, columns=RIVAL_COLUMNS)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.analog import AnalogTileArray, NotFiniteError
@@ -22,6 +21,7 @@ from rapa_lib.training.rates import one_cycle_sgd
 from rapa_lib.training.step import DivergedError, TrainingStep, first_not_finite, with_rates
 
 Measure = Callable[[nn.Module, int, InputScaling], dict[str, Any] | None]
+Bar = Any  # tqdm's, or what takes its place
 OnEpoch = Callable[[nn.Module, int], None]
 
 _LOOK_EVERY = 16  # steps between looks at the losses: each look waits for the device
@@ -71,7 +71,7 @@ def train(
             ``config.eval_every`` epochs and after the last.
         config: see :class:`TrainConfig`.
         checkpoint: file to write after every epoch, and to resume from if it exists.
-        progress: show a bar.
+        progress: show a bar, where tqdm is installed.
         measure: called as ``measure(model, epoch, scaling)`` before the first epoch, with 0, and
             after every epoch; what it returns, if not None, is kept in ``measurements``. It draws
             from a seed of its own and must leave the model as it is: the training has the same
@@ -161,7 +161,7 @@ class _Loop:
         time_average = TimeAverage(model) if config.average_last else None
         return cls(config, step, averaging, time_average, n_steps, images, labels, *test)
 
-    def epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+    def epoch(self, epoch: int, bar: Bar) -> dict[str, Any]:
         """Train for one epoch, counted from 1, and test if it is time; return its row."""
         with seeded(self.config.seed, epoch):
             row = self.train_epoch(epoch, bar)
@@ -173,7 +173,7 @@ class _Loop:
                 bar.set_postfix(test_error=f"{row['test_error']:.2f} %")
         return row
 
-    def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+    def train_epoch(self, epoch: int, bar: Bar) -> dict[str, Any]:
         """Train on every whole batch of a new order once; return the epoch's row, untested."""
         began = time.perf_counter()
         self.step.model.train()
@@ -257,7 +257,27 @@ def _take_measurements(
         training.measurements.append({"epoch": epoch} | taken)
 
 
-def _bar(config: TrainConfig, n_steps: int, epochs_done: int, progress: bool) -> tqdm:
+class _NoBar:
+    """In the place of a bar where tqdm is not installed."""
+
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self) -> None:
+        pass
+
+    def set_postfix(self, **shown: str) -> None:
+        pass
+
+
+def _bar(config: TrainConfig, n_steps: int, epochs_done: int, progress: bool) -> Bar:
+    try:
+        from tqdm.auto import tqdm  # a convenience of notebooks; the library does without
+    except ModuleNotFoundError:
+        return _NoBar()
     return tqdm(
         total=config.epochs * n_steps,
         initial=epochs_done * n_steps,

@@ -16,6 +16,7 @@ from rapa_lib.analog import (
     _crossbar,
     ideal,
     rpu_baseline,
+    trace_update,
 )
 
 QUIET = IOParameters(out_noise=0)
@@ -275,3 +276,32 @@ def test_bad_types_are_named():
         AnalogTileArray(1, 2, 3, "ideal")
     with pytest.raises(TypeError, match=r"dtype: got torch.float16, allowed"):
         AnalogTileArray(1, 2, 3, dtype=torch.half)
+
+
+@pytest.mark.parametrize("device", [ConstantStepDevice(), SoftBoundsDevice(dw_min=0.01)])
+def test_a_traced_update_is_the_sequential_one(device):
+    config = TileConfig(device=device, update=UpdateParameters(method="sequential"))
+    made, traced = (AnalogTileArray(3, 4, 5, config, seed=1) for _ in range(2))
+    x, d = torch.randn(4), torch.randn(5)
+    torch.manual_seed(2)
+    made.update(x[None], d[None], 0.02, torch.tensor([2]))
+    torch.manual_seed(2)
+    trace = trace_update(traced, x, d, 0.02, tile=2)
+    assert torch.equal(traced.weight, made.weight)
+    assert torch.equal(trace.weights[-1], made.weight[2])
+    assert len(trace.weights) == len(trace.x) + 1 == len(trace.d) + 1
+    moved = (trace.weights[1:] != trace.weights[:-1]).nonzero().tolist()
+    met = (trace.d[:, :, None] * trace.x[:, None, :]).nonzero().tolist()
+    assert moved == met  # a device steps where, and only where, two pulses meet
+    assert (trace.x * x >= 0).all()
+    assert (trace.d * d >= 0).all()
+
+
+def test_what_cannot_be_traced_is_refused():
+    tiles = AnalogTileArray(2, 4, 5)
+    x, d = torch.ones(4), torch.ones(5)
+    with pytest.raises(ValueError, match="tiles: got IdealDevice"):
+        trace_update(AnalogTileArray(1, 4, 5, ideal()), x, d, 0.1)
+    for wrong in ({"x": torch.ones(5)}, {"d": torch.ones(4)}, {"lr": 0.0}, {"tile": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            trace_update(tiles, **({"x": x, "d": d, "lr": 0.1} | wrong))

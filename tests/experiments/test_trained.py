@@ -19,6 +19,7 @@ from rapa_lib.experiments.trained import (
     load_network,
     load_or_train,
     save_network,
+    trained_among,
 )
 from rapa_lib.training import load_checkpoint, save_checkpoint
 
@@ -235,3 +236,14 @@ def test_a_planned_network_has_shapes_and_labels_and_no_weights(saved):
     assert planned.labels() == loaded.labels()
     assert planned.labels()["n_tiles"] == "4-2-1"
     assert not planned.network.training
+
+
+def test_a_notebooks_parameters_name_the_network(saved):
+    folder, network, _ = saved
+    notebook = {name: value for name, value in MADE.items() if name != "seed"}
+    notebook |= {"training_seed": 6, "seed": 99, "images": 3, "device": "cpu", "threads": 0}
+    made = trained_among(notebook | {"network": ""})
+    assert same_bits(made.network.state_dict(), network.state_dict())
+    assert made.parameters["seed"] == 6
+    loaded = trained_among(notebook | {"network": str(folder / "network.pt")})
+    assert same_bits(loaded.network.state_dict(), network.state_dict())

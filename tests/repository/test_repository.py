@@ -57,9 +57,8 @@ def lock():
 
 def declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return list(
-        itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
-    )
+    lines = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    return [line for line in lines if name_of(line) != project["name"]]  # extras of its own
 
 
 def test_the_lock_meets_what_pyproject_declares(lock):
@@ -138,10 +137,53 @@ def test_the_root_of_the_library_is_small():
     assert len(list(library.glob("*.py"))) <= 5
 
 
-def test_the_library_imports_without_the_tools_of_the_studies(run_python):
-    tools = ["papermill", "snakemake", "jupyterlab", "nbconvert", "IPython", "yaml"]
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({tools}))"
-    assert run_python(f"{blocked}; import rapa_lib; print(rapa_lib.__name__)") == "rapa_lib\n"
+# Everything of the lock that PyTorch and NumPy do not need themselves, by the name of its module.
+BLOCKED = [
+    "IPython", "PIL", "eagerpy", "foolbox", "furo", "ipywidgets", "jsonschema", "jupyterlab",
+    "matplotlib", "mistune", "mlxtend", "myst_nb", "nbconvert", "nbformat", "pandas", "papermill",
+    "playwright", "psutil", "pyarrow", "scipy", "seaborn", "sklearn", "snakemake", "sphinx",
+    "tabulate", "torchvision", "tqdm", "yaml",
+]  # fmt: skip
+LIGHT = """
+import torch
+import rapa_lib
+from rapa_lib import Dataset, RapaConvNet, TrainConfig, convert_to_rapa, merge_tiles, train
+from rapa_lib.analog import AnalogSGD, convert_to_analog, rpu_baseline
+from rapa_lib.instruments import faults, penalty, pull, similarity
+from rapa_lib.runtime import balance_tiles, run_time
+
+images, labels = torch.zeros(8, 1, 16, 16, dtype=torch.uint8), torch.arange(8) % 2
+data = Dataset("zeros", images, labels, images, labels, ("a", "b"))
+shape = dict(in_channels=1, n_classes=2, image_size=16, channels=(2, 2, 2), kernel_sizes=(3, 3, 3))
+network = RapaConvNet(n_tiles=(4, 2, 1), **shape)
+train(network, data, TrainConfig(epochs=1, batch_size=8))
+print(run_time(network, (1, 16, 16)).speedup())
+network = convert_to_analog(network, rpu_baseline(), seed=0)
+loss = network(torch.randn(2, 1, 16, 16)).sum()
+loss.backward()
+AnalogSGD(network, lr=0.1).step()
+ordinary = merge_tiles(convert_to_rapa(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)), 2))
+try:
+    run_time(ordinary, (1, 8, 8)).table()
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_the_library_needs_torch_and_numpy_alone(run_python):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(map(name_of, project["dependencies"])) == {"torch", "numpy"}
+    extras = {name_of(line) for line in declared()} - {"torch", "numpy"}
+    assert extras - {name.lower() for name in BLOCKED} == {
+        # by other names, or tools of ours that no module imports
+        *("jinja2", "myst-nb", "pillow", "pyyaml", "snakemake-executor-plugin-slurm", "traitlets"),
+        *("hypothesis", "mypy", "nbstripout", "pytest", "pytest-xdist", "ruff"),
+        *("types-jsonschema", "types-psutil", "types-pyyaml", "types-tabulate"),
+    }
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED}))"
+    speedup, hint = run_python(f"{blocked}\n{LIGHT}").splitlines()
+    assert float(speedup) == 4
+    assert hint == "pandas is not installed; pip install 'rapa-convnets[figures]' brings it"
 
 
 def test_public_names_are_there_and_documented():
@@ -225,6 +267,9 @@ SMALL = {
     "make install": {},
     "make lint": {},
     "make test-slurm": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make test-browser": {"PYTEST_ARGS": "--collect-only --quiet"},
+    "make book": {"MAKEFLAGS": "--dry-run"},  # executes notebooks: make test-browser builds it
+    "make paper": {"PAPER_ARGS": "--output build/paper.md"},
     "make test-shell": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make test-fuzz": {"PYTEST_ARGS": "--collect-only --quiet"},
     "make study STUDY=smoke": {},

@@ -1141,9 +1141,13 @@ def test_notebooks_are_committed_without_outputs(path):
 def test_notebooks_have_one_cell_of_parameters_each_with_a_comment(path):
     notebook = nbformat.read(path, 4)
     (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    heads, lines = [], []
     for line in cell.source.splitlines():
+        (heads if line.startswith("# ") else lines).append(line)
+    for line in lines:
         assert re.fullmatch(r"\w+ = .+  # \S.*", line), line
-    names = [line.partition(" = ")[0] for line in cell.source.splitlines()]
+    assert cell.source.startswith(heads[0])  # every parameter has its group
+    names = [line.partition(" = ")[0] for line in lines]
     assert list(parameters_of(path)) == names
     assert 'output = ""' in cell.source  # run by hand, it writes nothing
 

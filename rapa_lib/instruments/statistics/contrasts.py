@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rapa_lib._checks import check_real
+from rapa_lib._checks import check_real, optional
 from rapa_lib.instruments.statistics.intervals import check_confidence
 
 EQUALITY_LEVEL = 0.10
@@ -41,20 +41,20 @@ class Contrast:
 
     def interval(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Two-sided confidence interval, (low, high)."""
-        from scipy import stats  # takes a second to import
+        stats = optional("scipy.stats", "figures")  # takes a second to import
 
         half = stats.t.ppf((1 + check_confidence(confidence)) / 2, self.freedom) * self.error
         return self.estimate - half, self.estimate + half
 
     def p_above(self, bound: float) -> np.ndarray:
         """One-sided p of "the true value is at most ``bound``": small where it is above."""
-        from scipy import stats
+        stats = optional("scipy.stats", "figures")
 
         return stats.t.sf((self.estimate - bound) / self.error, self.freedom)
 
     def p_below(self, bound: float) -> np.ndarray:
         """One-sided p of "the true value is at least ``bound``": small where it is below."""
-        from scipy import stats
+        stats = optional("scipy.stats", "figures")
 
         return stats.t.cdf((self.estimate - bound) / self.error, self.freedom)
 
@@ -123,7 +123,7 @@ def equal_variances_p(samples: Sequence[np.ndarray]) -> np.ndarray:
     Args:
         samples: an arm each, (…, runs).
     """
-    from scipy import stats
+    stats = optional("scipy.stats", "figures")
 
     spread = np.any([np.ptp(sample, axis=-1) > 0 for sample in samples], axis=0)
     if not spread.any():

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rapa_lib._checks import optional
+
 
 def holm(p_values: ArrayLike) -> np.ndarray:
     """P values corrected by Holm: at a level α the chance of any false rejection is at most α.
@@ -28,7 +30,7 @@ def false_discovery(p_values: ArrayLike) -> np.ndarray:
 
     Source: Y. Benjamini, Y. Hochberg, J. R. Stat. Soc. B 57, 289 (1995), as SciPy has it.
     """
-    from scipy import stats
+    stats = optional("scipy.stats", "figures")
 
     p = np.array(p_values, dtype=float)
     tested = np.isfinite(p)

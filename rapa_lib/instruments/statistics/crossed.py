@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rapa_lib._checks import optional
 from rapa_lib.instruments.statistics.contrasts import Contrast, check_samples
 from rapa_lib.instruments.statistics.intervals import check_confidence, mean_interval
 
@@ -36,7 +37,7 @@ def crossed_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float
     n_seeds, n_images = table.shape
     if n_images == 1 or n_seeds == 1:
         return mean_interval(table.ravel(), confidence)
-    from scipy import stats
+    stats = optional("scipy.stats", "figures")
 
     by_seed, by_image = table.mean(1), table.mean(0)
     rest = table - by_seed[:, None] - by_image + mean

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rapa_lib._checks import check_real
+from rapa_lib._checks import check_real, optional
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -25,7 +25,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     sample = np.asarray(values, dtype=float)
     if sample.size == 0:
         raise ValueError("values: got none, expected one number per run")
-    from scipy import stats  # takes a second to import
+    stats = optional("scipy.stats", "figures")  # takes a second to import
 
     mean = float(sample.mean())
     if sample.size == 1:
@@ -54,7 +54,7 @@ def share_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, 
     sample = np.asarray(values, dtype=float)
     if sample.size == 0 or not ((sample >= 0) & (sample <= 1)).all():
         raise ValueError(f"values: got {sample}, expected numbers from 0 to 1")
-    from scipy import stats
+    stats = optional("scipy.stats", "figures")
 
     z2 = stats.norm.ppf((1 + confidence) / 2) ** 2
     n, mean = sample.size, sample.mean()

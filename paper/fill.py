@@ -1,0 +1,131 @@
+"""Fill the numbers of the replication report in from a study's committed tables.
+
+``make paper`` writes ``paper/paper.md`` from ``paper/paper.md.j2``. Nothing in the template is a
+number of ours: every one is an expression over the tables, and tests hold it to that.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from rapa_lib._files import whole_file
+from rapa_lib.experiments.claims.present import number_text
+from rapa_lib.experiments.plots import with_interval
+
+HERE = Path(__file__).parent
+TEMPLATE = HERE / "paper.md.j2"
+
+
+class Tables:
+    """A study's tables as the template asks for them.
+
+    Args:
+        results: the study's folder.
+        study: its YAML file.
+    """
+
+    def __init__(self, results: Path, study: Path) -> None:
+        self.folder = results
+        self.study = yaml.safe_load(study.read_text(encoding="utf-8"))
+        texts = ("against", "setting", "unit", "method", "reason")
+        self.claims = pd.read_csv(results / "claims.csv")
+        self.claims[list(texts)] = self.claims[list(texts)].astype(object).fillna("")
+        page = (results / "claims.md").read_text(encoding="utf-8")
+        self.status = re.findall(r"^\*\*(.+)\*\*$", page, re.M)[0]  # exploratory, or written before
+        self.accuracy = pd.read_csv(results / "accuracy.csv")
+        self.runs = pd.read_csv(results / "runs.csv")
+
+    def primary(self) -> list[dict[str, Any]]:
+        """The primary endpoint of every claim, with its number as text."""
+        rows = self.claims[self.claims["role"] == "primary"].to_dict("records")
+        return [row | {"number": number_text(row) or "–"} for row in rows]
+
+    def claim(self, name: str) -> dict[str, Any]:
+        """The primary endpoint of one claim.
+
+        Raises:
+            KeyError: if there is no such claim.
+        """
+        return {row["id"]: row for row in self.primary()}[name]
+
+    def error(self, tiling: str, column: str = "test_error", **where: Any) -> str:
+        """Mean ± half a 95 % t-interval over seeds of a tiling's networks.
+
+        Args:
+            tiling: which.
+            column: of ``accuracy.csv``, in percent.
+            where: values of further columns, or of the configuration.
+
+        Raises:
+            ValueError: if no run is meant, or a seed occurs twice.
+        """
+        rows = self.accuracy[self.accuracy["tiling"] == tiling]
+        config = pd.DataFrame(list(map(json.loads, rows["config"])), index=rows.index)
+        for name, value in where.items():
+            rows = rows[(rows if name in rows else config.loc[rows.index])[name] == value]
+        if not len(rows) or rows["seed"].duplicated().any():
+            raise ValueError(
+                f"error: got {len(rows)} runs of {tiling}, {where}; expected one a seed"
+            )
+        return with_interval(rows[column], 1)
+
+    def config(self, name: str) -> Any:
+        """A parameter that all runs of the accuracy experiment share.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        values = {json.dumps(json.loads(text)[name]) for text in self.accuracy["config"]}
+        if len(values) != 1:
+            raise ValueError(f"config: {name} has {len(values)} values, expected one")
+        return json.loads(values.pop())
+
+    def column(self, name: str) -> Any:
+        """What all rows of ``accuracy.csv`` have in a column; raises ValueError if they differ."""
+        (value,) = self.accuracy[name].unique()
+        return value
+
+    @property
+    def seeds(self) -> int:
+        """Seeds of the accuracy experiment."""
+        return self.accuracy["seed"].nunique()
+
+    def count(self, verdict: str) -> int:
+        """Claims with a verdict."""
+        return sum(row["verdict"] == verdict for row in self.primary())
+
+
+def fill(tables: Tables, template: Path = TEMPLATE) -> str:
+    """The report, every number filled in."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    filters: Mapping[str, Callable[..., str]] = {
+        "thousands": lambda number: f"{number:,.0f}",
+        "short": lambda text: text[:7],
+    }
+    environment.filters.update(filters)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(t=tables)
+
+
+def main() -> None:
+    root = HERE.parent
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--study", default="standard", help="the name of a committed study")
+    arguments.add_argument("--output", type=Path, default=HERE / "paper.md")
+    options = arguments.parse_args()
+    tables = Tables(root / "results" / options.study, root / "config" / f"{options.study}.yaml")
+    with whole_file(options.output) as part:
+        part.write_text(fill(tables), encoding="utf-8")
+    print(options.output)
+
+
+if __name__ == "__main__":
+    main()
