@@ -18,7 +18,7 @@ import torch
 from rapa_lib._files import whole_file
 from rapa_lib.experiments.provenance import CHOSEN_VARIABLE, RULES_VARIABLE, code_hash
 from rapa_lib.experiments.schemas import check_file
-from rapa_lib.layers.products.compiled import serves
+from rapa_lib.layers.products.operators import served_by
 
 PACKAGE = "rapa-convnets"
 
@@ -40,7 +40,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "python_version": platform.python_version(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "products": "compiled" if serves(torch.empty(0, device=device)) else "PyTorch",
+        "products": served_by(torch.empty(0, device=device)),
     }
 
 

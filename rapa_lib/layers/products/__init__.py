@@ -1,1 +1,1 @@
-"""The three products of a tiled convolution: operators, their derivatives, and their two paths."""
+"""The three products of a tiled convolution: operators, their derivatives, and their paths."""

@@ -168,10 +168,16 @@ def _check_assignment(
         )
     if assignment.device != device:
         raise ValueError(f"assignment: is on {assignment.device}, but the images on {device}")
-    if assignment.device.type != "cpu" or assignment.numel() == 0:
+    if assignment.device.type == "cpu":
+        check_tiles(assignment, n_tiles)
+
+
+def check_tiles(assignment: Tensor, n_tiles: int) -> None:
+    """Every tile of an assignment (N, L) exists, or is -1; on a GPU this waits for it."""
+    if assignment.numel() == 0:
         return
     shared = assignment.stride(0) == 0  # one row for all images
-    low, high = map(int, torch.aminmax(assignment[:1] if shared else assignment))
+    low, high = torch.stack(torch.aminmax(assignment[:1] if shared else assignment)).tolist()
     if low < -1 or high >= n_tiles:
         raise ValueError(
             f"assignment: got tiles {low} to {high}, allowed: -1 (no tile) to {n_tiles - 1}"

@@ -17,7 +17,7 @@ from rapa_lib.layers.products.geometry import Geometry, kernels_of, matrices_of,
 # backward of three layers with (16, 4, 1) tiles at batch 128 on two cores took, in units of Conv2d:
 # 4.9 at 2 MB, 3.8 at 4 and at 8 MB, 6.3 at 16 MB, 5.5 at 32 MB.
 CHUNK_BYTES = 8 * 2**20
-# A GPU wants few large products. Not measured yet.
+# A GPU wants few large products, and Triton's take as much. Not measured yet.
 GPU_CHUNK_BYTES = 256 * 2**20
 
 

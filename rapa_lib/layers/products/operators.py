@@ -6,9 +6,10 @@ With patches x_p of an image, kernel matrices K_t, biases b_t and an assignment 
     grad_input    x̄   = Σ_p scatter_p(K_a(p)ᵀ ȳ_p)
     grad_weight   K̄_t = Σ_{p: a(p)=t} ȳ_p x_pᵀ,   b̄_t = Σ_{p: a(p)=t} ȳ_p
 
-Two paths compute them: compiled code (:mod:`rapa_lib.layers.products.compiled`) where it serves,
-else PyTorch alone (:mod:`rapa_lib.layers.products.gathered`). They agree up to the order of sums.
-What they are given is checked by :mod:`rapa_lib.layers.products.door` before either path sees it.
+Three paths compute them: compiled code on a CPU (:mod:`rapa_lib.layers.products.compiled`) and
+Triton on a GPU (:mod:`rapa_lib.layers.products.gpu`) where they serve, else PyTorch alone
+(:mod:`rapa_lib.layers.products.gathered`). They agree up to the order of sums.
+What they are given is checked by :mod:`rapa_lib.layers.products.door` before any path sees it.
 To ``torch.compile`` these custom operators are opaque: one graph, the same numbers. Derivatives are
 in :mod:`rapa_lib.layers.products.autograd`.
 """
@@ -18,13 +19,18 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from rapa_lib.layers.products import compiled, gathered
+from rapa_lib.layers.products import compiled, gathered, gpu
 from rapa_lib.layers.products.door import check_product
 from rapa_lib.layers.products.geometry import Geometry, kernels_of
 
 
+def served_by(tensor: Tensor) -> str:
+    """What computes the products of a tensor of this type and device, as records name it."""
+    return {compiled: "compiled", gpu: "Triton", gathered: "PyTorch"}[_path(tensor)]
+
+
 def _path(tensor: Tensor) -> ModuleType:
-    return compiled if compiled.serves(tensor) else gathered
+    return next((path for path in (gpu, compiled) if path.serves(tensor)), gathered)
 
 
 @torch.library.custom_op("rapa_lib::forward", mutates_args=())

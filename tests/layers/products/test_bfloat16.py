@@ -1,19 +1,17 @@
 """Compiled products in bfloat16: within the error that rounding allows, on each kind of units.
 
-Products of two bfloat16 numbers are exact in float32. A sum of n of them there, in any order, is
-off by at most γ_n Σ|a||b| with γ_n = n u / (1 - n u), u = 2⁻²⁴ (Higham, Accuracy and Stability of
-Numerical Algorithms, 2nd ed., section 4.2), and rounding it once to bfloat16 by 2⁻⁸ of its size.
-Units that set numbers below 2⁻¹²⁶ to zero add as much for each term.
+Products of two bfloat16 numbers are exact in float32; sums are rounded once, by at most 2⁻⁸ of
+their size. See :mod:`bounds`.
 """
 
-import copy
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from reference import GEOMETRIES, tiled_conv2d
+from bounds import check_bounds, results
+from reference import GEOMETRIES
 
 from rapa_lib import RapaConv2d
 from rapa_lib.layers.products import compiled, gathered
@@ -31,34 +29,6 @@ def units(request, monkeypatch):
     return request.param
 
 
-def results(layer, x, assignment, weights, convolve):
-    """Output, and gradients of input and parameters."""
-    x = x.detach().requires_grad_()
-    y = convolve(layer, x, assignment)
-    return y.detach(), *torch.autograd.grad(y, (x, *layer.parameters()), weights)
-
-
-def check_bounds(layer, x, assignment):
-    """A layer of bfloat16 against float64 of the same numbers; sizes from absolute values."""
-    weights = torch.randn(len(x), layer.out_channels, *layer.output_size(tuple(x.shape[2:])))
-    weights = weights.bfloat16()
-    got = results(layer, x, assignment, weights, lambda m, *a: m(*a))
-    exact = copy.deepcopy(layer).double()
-    expected = results(exact, x.double(), assignment, weights.double(), tiled_conv2d)
-    for parameter in exact.parameters():
-        parameter.data.abs_()
-    absolute = (x.double().abs(), assignment, weights.double().abs())
-    sizes = results(exact, *absolute, tiled_conv2d)
-    per_patch = layer.weight[0, 0].numel() + 1
-    per_pixel = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels * 2
-    terms = [per_patch, per_pixel, *[assignment.numel()] * 2]
-    for one, other, size, n in zip(got, expected, sizes, terms, strict=False):
-        assert one.dtype == torch.bfloat16
-        gamma = n * 2**-24 / (1 - n * 2**-24)
-        allowed = 2**-8 * other.abs() + (1 + 2**-8) * (gamma * size + n * 2**-126)
-        assert ((one.double() - other).abs() <= allowed).all()
-
-
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_every_geometry_is_within_the_bound(units, geometry):
     zeros = geometry.get("padding_mode", "zeros") == "zeros"
@@ -69,7 +39,7 @@ def test_every_geometry_is_within_the_bound(units, geometry):
     if not zeros:
         layer.padding_mode = "zeros"  # its gradient, folded back in bfloat16, is PyTorch's
     height, width = layer.output_size((9, 8))
-    check_bounds(layer, x, torch.randint(-1, 3, (2, height * width)))
+    check_bounds(layer, x, torch.randint(-1, 3, (2, height * width)), 2**-8)
 
 
 # Around the sizes of squares: 16 rows or columns, 32 summed over, 32 patches, 128 at once.
@@ -95,7 +65,7 @@ def test_sizes_around_those_of_squares_are_within_the_bound(
     height, width = layer.output_size((11, 10))
     # Most patches go to the first tile, some to none: loads are uneven.
     tiles = torch.randint(-1, n_tiles, (2, height * width))
-    check_bounds(layer, x, torch.where(torch.rand(tiles.shape) < 0.6, 0, tiles))
+    check_bounds(layer, x, torch.where(torch.rand(tiles.shape) < 0.6, 0, tiles), 2**-8)
 
 
 def test_chunks_keep_their_sums_in_single(units, monkeypatch):
@@ -118,7 +88,7 @@ def test_the_same_bits_again_and_chunked_within_rounding(units, n_tiles, monkeyp
         for threads, room in ((2, 2**24), (2, 2**24), (1, 2**24), (5, 2**24), (2, 2**14)):
             torch.set_num_threads(threads)
             monkeypatch.setattr(compiled, "BUFFER_BYTES", room)
-            found.append(results(layer, x, assignment, weights, lambda m, *a: m(*a)))
+            found.append(results(layer, x, assignment, weights))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found[:2], strict=True))
@@ -132,11 +102,9 @@ def test_what_is_not_finite_stays_where_it_belongs(units):
     layer = RapaConv2d(3, 5, 3, padding=1, n_tiles=2, dtype=torch.bfloat16)
     x = torch.randn(3, 3, 7, 7).bfloat16()
     assignment = layer.assignment(3, (7, 7))
-    clean = results(layer, x, assignment, torch.ones(3, 5, 7, 7).bfloat16(), lambda m, *a: m(*a))
+    clean = results(layer, x, assignment, torch.ones(3, 5, 7, 7).bfloat16())
     x[1, :, 3, 3] = float("nan")
-    y, by_x, by_weight, by_bias = results(
-        layer, x, assignment, torch.ones(3, 5, 7, 7).bfloat16(), lambda m, *a: m(*a)
-    )
+    y, by_x, by_weight, by_bias = results(layer, x, assignment, torch.ones(3, 5, 7, 7).bfloat16())
     touched = torch.zeros(3, 5, 7, 7, dtype=torch.bool)
     touched[1, :, 2:5, 2:5] = True
     assert torch.equal(y.isnan(), touched)
