@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -379,9 +380,12 @@ ENDS = {"records": 1, "report": 1}
 
 
 def jobs_of(plan):
-    """Counts of jobs by rule."""
-    found = re.findall(r"^(\w+_(?:run|table)|report|records) +(\d+)$", plan, re.M)
-    return {rule: int(count) for rule, count in found}
+    """Counts of jobs by rule, those of all blocks of a grid together."""
+    found = re.findall(r"^(\w+?_(?:run|table)|report|records)(?:_\d+)? +(\d+)$", plan, re.M)
+    counts: Counter[str] = Counter()
+    for rule, count in found:
+        counts[rule] += int(count)
+    return counts
 
 
 @pytest.fixture
@@ -458,6 +462,7 @@ def test_runs_ask_for_their_share_of_a_gpu_where_the_study_says_so(house, tmp_pa
 # Starts and ends of stand-ins for runs: how many are there at once?
 COUNT = """
 import json, os, sys, time
+from collections import Counter
 from pathlib import Path
 
 folder = Path(sys.argv[2]).parent
@@ -605,6 +610,7 @@ def test_only_the_failed_run_is_tried_again(house, fragile):
 # In the places of what runs notebooks, collects and exports, to see the workflow alone.
 RUN = """
 import json, sys, zipfile
+from collections import Counter
 from pathlib import Path
 
 parameters = json.loads(sys.argv[4])
