@@ -381,10 +381,10 @@ ENDS = {"records": 1, "report": 1}
 
 def jobs_of(plan):
     """Counts of jobs by rule, those of all blocks of a grid together."""
-    found = re.findall(r"^(\w+?_(?:run|table)|report|records)(?:_\d+)? +(\d+)$", plan, re.M)
+    found = dict(re.findall(r"^(\w+_(?:run|table)(?:_\d+)?|report|records) +(\d+)$", plan, re.M))
     counts: Counter[str] = Counter()
-    for rule, count in found:
-        counts[rule] += int(count)
+    for rule, count in found.items():  # a plan tells them twice
+        counts[re.sub(r"_\d+$", "", rule)] += int(count)
     return counts
 
 
