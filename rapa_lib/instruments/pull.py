@@ -192,8 +192,6 @@ def loss_along_scale(
     scales = [check_real("scales", s) for s in check_sequence("scales", scales, "numbers")]
     batches = _batches(model, images, labels, batch_size, seed)
     layers = tiled_layers(model)
-    for name, layer in layers.items():
-        _check_digital(name, layer)
 
     def losses_at(scale: float, names: list[str]) -> Tensor:
         network = _network_at(model, scale, names, reestimate, seed)
@@ -263,7 +261,6 @@ class _Tally:
     """Sums over batches and draws of what one layer's gradients give."""
 
     def __init__(self, name: str, layer: RapaConv2d) -> None:
-        _check_digital(name, layer)
         self.name, self.layer = name, layer
         self.parameters = [p for p in (layer.weight, layer.bias) if p is not None]
         self.deviations = [_deviations(p) for p in self.parameters]
@@ -370,7 +367,7 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 def _batches(
     model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, seed: int
 ) -> list[Tensor]:
-    """Indices of the images of each batch, shuffled; the incomplete one is left out."""
+    """Check all; indices of the images of each batch, shuffled; the incomplete one is left out."""
     if images.dim() != 4 or not images.is_floating_point():
         raise ValueError(
             f"images: got {images.dtype} of shape {tuple(images.shape)}, expected floating-point "
@@ -384,6 +381,8 @@ def _batches(
             f"{len(images) // 2}, for errors are over batches and need two"
         )
     generator = torch.Generator().manual_seed(mix_seeds(seed, *_ORDER))
+    for name, layer in tiled_layers(model).items():
+        _check_digital(name, layer)
     check_labels(labels, len(images), count_classes(model, images))
     order = torch.randperm(len(images), generator=generator).to(images.device)
     return list(order[: n_batches * batch_size].split(batch_size))
