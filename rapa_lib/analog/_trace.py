@@ -57,8 +57,8 @@ def trace_update(
             raise ValueError(f"{name}: got shape {tuple(vector.shape)}, expected ({width},)")
     check_real("lr", lr, low=0, open_low=True)
     chosen = slice(check_int("tile", tile, low=0, high=tiles.n_tiles - 1), tile + 1)
-    points = CrossPoints(
-        *(None if p is None else p.transpose(1, 2)[chosen] for p in tiles.points())
+    points = CrossPoints._make(
+        None if p is None else p.transpose(1, 2)[chosen] for p in tiles.points()
     )
     trains = Trains.of(x[None, None], d[None, None], lr, device.dw_min, tiles.config.update)
     n_slots = int(trains.bl.max())
