@@ -25,7 +25,8 @@ def unsaid(code):
         said = {keyword.arg: keyword.value for keyword in node.keywords}
         modes = [a.value for a in (*node.args, said.get("mode")) if isinstance(a, ast.Constant)]
         binary = any(isinstance(mode, str) and "b" in mode for mode in modes)
-        opens = name in ("open", "fdopen") and not binary and "Image" not in ast.unparse(node.func)
+        of_images = ast.unparse(node.func) in ("Image.open", "PIL.Image.open", "pillow.open")
+        opens = name in ("open", "fdopen") and not binary and not of_images
         reads = name in ("read_text", "write_text") and not (name == "read_text" and node.args)
         hears = "text" in said or "universal_newlines" in said
         of_system = name == "open" and ast.unparse(node.func) == "os.open"

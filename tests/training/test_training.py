@@ -203,7 +203,7 @@ def test_input_scaling_leaves_the_caller_s_images_alone():
         ({"max_shift": 1.5}, TypeError, "max_shift: got 1.5, expected an integer"),
         ({"eval_every": 0}, ValueError, "eval_every: got 0, allowed: at least 1"),
         ({"eval_every": 2.0}, TypeError, "eval_every: got 2.0, expected an integer"),
-        ({"seed": -1}, ValueError, "seed: got -1, allowed: at least 0"),
+        ({"seed": -1}, ValueError, "seed: got -1, allowed: 0 to 9223372036854775807"),
         ({"seed": None}, TypeError, "seed: got None, expected an integer"),
     ],
 )
