@@ -298,8 +298,6 @@ def test_the_smoke_study_tells_its_progress(smoke):
         assert failed == 0
     assert [done for done, *_ in told] == sorted(done for done, *_ in told)
     assert max(running for _, _, running, *_ in told) >= 1
-    # Between two looks every experiment may have had its first run: then the time is an estimate.
-    assert re.search(COUNTS + "; (at least|about) .* to go", smoke.done.stdout)
     said = [line for line in smoke.done.stdout.splitlines() if line.startswith("progress: ")]
     # Another test may have started the finished study again.
     assert lines(smoke.folder)[: len(said)] == said
