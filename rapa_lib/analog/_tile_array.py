@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rapa_lib._checks import check_int, check_real
-from rapa_lib._seeds import mix_seeds, seeded_generator
+from rapa_lib._seeds import mix_seeds, seeded, seeded_generator
 from rapa_lib.analog import _compiled, _products
 from rapa_lib.analog._compound_config import MixedPrecisionCompound, TransferCompound
 from rapa_lib.analog._compounds import MixedPrecision, Transfer, make_compound
@@ -22,7 +22,7 @@ from rapa_lib.analog._tile_checks import at_patches, check_groups, check_tiles, 
 from rapa_lib.layers._patch_conv import check_kernels
 from rapa_lib.layers.products.geometry import Geometry
 
-_FAST_DEVICES = 1  # mixed into a tile array's seed
+_FAST_DEVICES, _READOUT = 1, 2  # mixed into a tile array's seed
 _PIXEL = Geometry((1, 1), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 
 
@@ -146,20 +146,20 @@ class AnalogTileArray(nn.Module):
             kind = type(self.config.device).__name__
             raise ValueError(f"device: got {kind}, allowed: PCMLikeNoiseModel")
         t = check_real("t_inference", t_inference, low=0)
-        generator = seeded_generator(seed, self.weight.device)
-        self.weight.copy_(self._pairs.drifted(t, generator))
+        seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
+        self.weight.copy_(self._pairs.drifted(t, seeded_generator(seed, self.weight.device)))
         if self._pairs.model.drift_compensation:
-            self._pairs.compensate(self._readout())
+            self._pairs.compensate(self._readout(seed))
 
-    def _readout(self) -> Tensor:
+    def _readout(self, seed: int) -> Tensor:
         """The mean current of each array's outputs, (T,), all inputs at one: the two devices of a
-        weight are on lines of their own, so that a line's sum is large beside the noise of a read.
-        """
+        weight are on lines of their own, so that a line's sum is large beside a read's noise."""
         held = self.matrices.detach().abs()
         path = _compiled if _compiled.serves(held) else _products
         ones = held.new_ones(self.n_tiles, self.in_features)
         tile = torch.arange(self.n_tiles, device=held.device)[:, None]
-        y = path.forward(images_of(ones), held, None, tile, _PIXEL, self.config.forward)
+        with seeded(seed, _READOUT):
+            y = path.forward(images_of(ones), held, None, tile, _PIXEL, self.config.forward)
         return y.flatten(1).mean(1)
 
     def _scale_of(self, weight: Tensor) -> Tensor:
@@ -202,10 +202,9 @@ class AnalogTileArray(nn.Module):
             weight = weight / self.scale[:, :, None]
         self.weight.copy_(weight)
         if self._pairs is not None:
-            self.weight.copy_(
-                self._pairs.write(weight, seeded_generator(self._seed, self.weight.device))
-            )
-            self._pairs.remember(self._readout())
+            drawn = seeded_generator(self._seed, self.weight.device)
+            self.weight.copy_(self._pairs.write(weight, drawn))
+            self._pairs.remember(self._readout(self._seed))
             return
         if n_clipped := self.clip():
             warnings.warn(

@@ -119,6 +119,27 @@ def test_networks_drift_by_their_seed(mapping):
     assert not any(map(torch.equal, weights, after))
 
 
+@pytest.mark.parametrize("mapping", [{}, {"arrays": AnalogArrays(max_size=16)}])
+def test_seeds_alone_decide_what_is_written_and_compensated(mapping):
+    """Whatever was drawn before: a resumed run has drawn less than one that was not stopped."""
+    found = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(0)
+        network = tiny_network()
+        torch.manual_seed(drawn_before)
+        config = replace(
+            rpu_baseline(), device=PCMLikeNoiseModel(), mapping=MappingParameters(**mapping)
+        )
+        placed = drift(convert_to_analog(network, config, seed=3), 3600.0, seed=1)
+        tiles = [one for one in placed.modules() if isinstance(one, AnalogTileArray)]
+        found.append([(one.weight, one._pairs.compensation) for one in tiles])
+    assert len(found[0]) == len(found[1]) > 1
+    for (weight, factor), (again, its_factor) in zip(*found, strict=True):
+        assert torch.equal(weight, again)
+        assert torch.equal(factor, its_factor)
+        assert not torch.equal(factor, torch.ones_like(factor))
+
+
 def test_memory_is_not_trained_and_what_is_not_allowed_is_named():
     network = network_on_memory()
     before = copy.deepcopy(network.state_dict())
