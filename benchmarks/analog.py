@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 from conv import LAYERS, MANY
-from measuring import faster, ratios, report
+from measuring import Work, faster, heading, ratios, report
 from torch import nn
 
 from rapa_lib import RapaConv2d
@@ -29,10 +29,7 @@ def main() -> None:
 
 
 def rows(repeats: int) -> list[dict]:
-    plain = faster(
-        digital(ONE, memory_format) for memory_format in (torch.contiguous_format,
-                                                          torch.channels_last)
-    )  # fmt: skip
+    plain = conv2d_step()
     config = rpu_baseline()
     found = []
     for tiles, goals in ((ONE, (4, 20, 2.5)), (MANY, (6, 20, 2.5))):
@@ -56,6 +53,12 @@ def rows(repeats: int) -> list[dict]:
                 }
             )
     return found
+
+
+def conv2d_step() -> Work:
+    """Steps of ``Conv2d`` in its better memory format: what ratios are to."""
+    formats = torch.contiguous_format, torch.channels_last
+    return faster(digital(ONE, memory_format) for memory_format in formats)
 
 
 def digital(
@@ -106,11 +109,8 @@ def steps(
 
 
 def markdown(result: dict) -> str:
-    about = result["machine"]
     lines = [
-        f"{about['cpu']}, {about['threads']} threads; PyTorch {about['torch_version']}; products: "
-        f"{about['products']}; commit {about['git_commit']}; {result['repeats']} interleaved "
-        "repeats.",
+        heading(result),
         "",
         "| analog training step | analog / Conv2d | quartiles | analog / same tiles | ms | goal "
         "| met |",

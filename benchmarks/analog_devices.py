@@ -12,8 +12,9 @@ pulses in benchmarks/analog.py.
 from dataclasses import replace
 
 import torch
-from analog import ONE, analog, digital
-from conv import MANY, faster, ratios, report
+from analog import ONE, analog, conv2d_step
+from conv import MANY
+from measuring import heading, ratios, report
 
 from rapa_lib.analog import (
     COMPOUNDS,
@@ -54,10 +55,7 @@ def kinds() -> dict[str, TileConfig]:
 
 
 def rows(repeats: int) -> list[dict]:
-    plain = faster(
-        digital(ONE, memory_format) for memory_format in (torch.contiguous_format,
-                                                          torch.channels_last)
-    )  # fmt: skip
+    plain = conv2d_step()
     found = []
     for tiles in (ONE, MANY):
         for name, config in kinds().items():
@@ -76,11 +74,8 @@ def rows(repeats: int) -> list[dict]:
 
 
 def markdown(result: dict) -> str:
-    about = result["machine"]
     lines = [
-        f"{about['cpu']}, {about['threads']} threads; PyTorch {about['torch_version']}; products: "
-        f"{about['products']}; commit {about['git_commit']}; {result['repeats']} interleaved "
-        "repeats.",
+        heading(result),
         "",
         "| device | tiles | ms | analog / Conv2d | quartiles | goal | met |",
         "|---|---|---|---|---|---|---|",

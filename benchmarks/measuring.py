@@ -103,6 +103,16 @@ def machine(device: torch.device) -> dict:
     }
 
 
+def heading(result: dict) -> str:
+    """A line on the machine that measured, its code and its repeats."""
+    about = result["machine"]
+    return (
+        f"{about['cpu']}, {about['threads']} threads; PyTorch {about['torch_version']}; products: "
+        f"{about['products']}; commit {about['git_commit']}; {result['repeats']} interleaved "
+        "repeats."
+    )
+
+
 def markdown(result: dict) -> str:
     about = result["machine"]
     lines = [

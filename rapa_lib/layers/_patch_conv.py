@@ -231,6 +231,23 @@ class PatchConv2d(nn.Module):
         return ", ".join(parts)
 
 
+class OneKernelConv2d(PatchConv2d):
+    """What the controls share: one kernel, drawn as ``Conv2d``'s, and merged by taking it."""
+
+    def reset_parameters(self) -> None:
+        """Draw kernel and bias anew as ``Conv2d`` does."""
+        self._draw_like_conv2d(1)
+
+    def merged(self) -> nn.Conv2d:
+        """Make the ordinary convolution with this kernel, which disturbs and leaves out nothing."""
+        return self._merged(self.weight, self.bias)
+
+    def _ordinary(self, x: Tensor) -> Tensor:
+        """The outputs of images (N, C, H, W) as ``Conv2d`` has them."""
+        bias = None if self.bias is None else self.bias[None]
+        return self._convolve(x, self.weight[None], bias, None)
+
+
 def check_kernels(
     n_tiles: int,
     rows: int,

@@ -1,14 +1,14 @@
 """The convolution with dropout on its outputs: an ordinary, regularised one, as RAPA's rival."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rapa_lib._checks import check_real
 from rapa_lib._seeds import seeded_generator
-from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.layers._patch_conv import OneKernelConv2d
 
 
-class DropoutConv2d(PatchConv2d):
+class DropoutConv2d(OneKernelConv2d):
     r"""A 2-D convolution that sets each of its outputs to zero with some probability in training.
 
     What is left is divided by the probability of being left, so that the mean stays; in evaluation
@@ -67,27 +67,18 @@ class DropoutConv2d(PatchConv2d):
         self._register((), bias, device, dtype)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw kernel and bias anew as ``Conv2d`` does."""
-        self._draw_like_conv2d(1)
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images (N, C, H, W) or one image (C, H, W); in training drop outputs."""
         self._check_input(x)
         if x.dim() == 3:
             return self.forward(x[None])[0]
-        weight, bias = self.weight[None], None if self.bias is None else self.bias[None]
-        y = self._convolve(x, weight, bias, None)
+        y = self._ordinary(x)
         if not self.training or self.dropout == 0:
             return y
         left = 1 - self.dropout
         generator = seeded_generator(self._frozen_seed, y.device)
         kept = torch.empty_like(y).bernoulli_(left, generator=generator)
         return y * kept * (1 / left)  # a number beside bfloat16 is not rounded to it
-
-    def merged(self) -> nn.Conv2d:
-        """Make the ordinary convolution with this kernel: without dropout."""
-        return self._merged(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dropout={self.dropout:g}"

@@ -1,17 +1,17 @@
 """The noisy convolution: an ordinary one whose outputs are disturbed, as a control for RAPA."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rapa_lib._checks import check_real
 from rapa_lib._seeds import seeded_generator
-from rapa_lib.layers._patch_conv import PatchConv2d
+from rapa_lib.layers._patch_conv import OneKernelConv2d
 
 # Weight of the newest batch in the running mean of the outputs' variances; as BatchNorm's.
 _MOMENTUM = 0.1
 
 
-class NoisyConv2d(PatchConv2d):
+class NoisyConv2d(OneKernelConv2d):
     r"""A 2-D convolution whose every output gets fresh Gaussian noise, in training and in test.
 
     The noise of a channel has ``noise`` times the standard deviation of that channel's outputs,
@@ -65,10 +65,6 @@ class NoisyConv2d(PatchConv2d):
         self.register_buffer("variance", torch.ones(out_channels, device=device, dtype=dtype))
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw kernel and bias anew as ``Conv2d`` does."""
-        self._draw_like_conv2d(1)
-
     @property
     def redraws(self) -> bool:
         """Whether every forward pass draws anew."""
@@ -79,8 +75,7 @@ class NoisyConv2d(PatchConv2d):
         self._check_input(x)
         if x.dim() == 3:
             return self.forward(x[None])[0]
-        weight, bias = self.weight[None], None if self.bias is None else self.bias[None]
-        y = self._convolve(x, weight, bias, None)
+        y = self._ordinary(x)
         if not self.redraws:
             return y
         variance = self._update_variance(y.detach()) if self.training else self.variance
@@ -94,10 +89,6 @@ class NoisyConv2d(PatchConv2d):
         variance = y.to(self.variance.dtype).var((0, 2, 3), correction=0)
         self.variance.lerp_(variance, _MOMENTUM)
         return variance
-
-    def merged(self) -> nn.Conv2d:
-        """Make the ordinary convolution with this kernel: without noise."""
-        return self._merged(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, noise={self.noise:g}"

@@ -1,17 +1,17 @@
 """A convolution with RAPA's noise and none of its tiles: a control that draws the same way."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rapa_lib._checks import check_int, check_real
 from rapa_lib._seeds import seeded_generator
-from rapa_lib.layers._patch_conv import PatchConv2d, plane_of
+from rapa_lib.layers._patch_conv import OneKernelConv2d, plane_of
 from rapa_lib.layers.tiling import draw_assignment
 
 _DEVIATION_SEED = 1807  # of the deviations, which are no part of what is learnt
 
 
-class TileNoiseConv2d(PatchConv2d):
+class TileNoiseConv2d(OneKernelConv2d):
     r"""A 2-D convolution whose kernel gets, patch by patch, one of a few fixed deviations.
 
     The output of a patch x_p is :math:`(K + \delta_{a(p)}) x_p`, the assignment a a fresh balanced
@@ -78,10 +78,6 @@ class TileNoiseConv2d(PatchConv2d):
         size = drawn.square().mean((0, *range(2, drawn.dim())), keepdim=True).sqrt()
         return drawn / size.clamp(min=1e-12)
 
-    def reset_parameters(self) -> None:
-        """Draw kernel and bias anew as ``Conv2d`` does."""
-        self._draw_like_conv2d(1)
-
     @property
     def redraws(self) -> bool:
         """Whether every forward pass draws anew."""
@@ -97,21 +93,15 @@ class TileNoiseConv2d(PatchConv2d):
         self._check_input(x)
         if x.dim() == 3:
             return self.forward(x[None])[0]
-        bias = None if self.bias is None else self.bias[None]
         if not self.redraws:
-            return self._convolve(x, self.weight[None], bias, None)
+            return self._ordinary(x)
         generator = seeded_generator(self._frozen_seed, x.device)
         assignment = draw_assignment(
             "random", len(x), *self.output_size(plane_of(x)), self.choices,
             generator=generator, device=x.device,
         )  # fmt: skip
-        if bias is not None:
-            bias = bias.expand(self.choices, -1)
+        bias = None if self.bias is None else self.bias.expand(self.choices, -1)
         return self._convolve(x, self.kernels(), bias, assignment)
-
-    def merged(self) -> nn.Conv2d:
-        """Make the ordinary convolution with this kernel: without noise."""
-        return self._merged(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, choices={self.choices}, noise={self.noise:g}"

@@ -1,18 +1,18 @@
 """The perforated convolution: compute some output positions, fill the others from the nearest."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rapa_lib._checks import check_int
 from rapa_lib._seeds import seeded_generator
-from rapa_lib.layers._patch_conv import PatchConv2d, plane_of
+from rapa_lib.layers._patch_conv import OneKernelConv2d, plane_of
 from rapa_lib.layers.products.compiled import argsort_rows
 
 # Distances between all positions and the computed ones are formed for a few images at a time.
 _DISTANCE_BYTES = 16 * 2**20
 
 
-class PerforatedConv2d(PatchConv2d):
+class PerforatedConv2d(OneKernelConv2d):
     r"""A 2-D convolution that computes only ceil(L / n_tiles) of its L output positions.
 
     The positions are drawn anew for every image in every forward pass; each other position takes
@@ -62,10 +62,6 @@ class PerforatedConv2d(PatchConv2d):
         self.n_tiles = check_int("n_tiles", n_tiles, low=1)
         self._register((), bias, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw kernel and bias anew as ``Conv2d`` does."""
-        self._draw_like_conv2d(1)
 
     @property
     def redraws(self) -> bool:
@@ -135,10 +131,6 @@ class PerforatedConv2d(PatchConv2d):
                 f"allowed: 0 to {last}"
             )
         return positions.to(device=x.device, dtype=torch.long)
-
-    def merged(self) -> nn.Conv2d:
-        """Make the ordinary convolution with this kernel, which computes every position."""
-        return self._merged(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, n_tiles={self.n_tiles}"

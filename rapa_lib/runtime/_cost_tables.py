@@ -219,6 +219,7 @@ def cases(
     n_tiles: Sequence[int],
     hardware: AnalogArrays,
     schedules: Sequence[str],
+    accesses: Sequence[str] = ACCESSES,
 ) -> Iterator[_Case]:
     """Each network, schedule and access, with one tile per layer and with each number of tiles."""
     if not isinstance(networks, Mapping):
@@ -241,5 +242,5 @@ def cases(
         single = run_time(network, n_tiles=1, hardware=hardware)
         timed = {n: run_time(network, n_tiles=n, hardware=hardware) for n in counts}
         for schedule in schedules:
-            for access in ACCESSES:
+            for access in accesses:
                 yield name, schedule, access, single, timed

@@ -69,10 +69,9 @@ def rival_table(
     hardware = check_hardware(hardware)
     digital = check_digital(digital, hardware)
     rows = []
-    for name, schedule, access, single, timed in cases(networks, n_tiles, hardware, schedules):
-        if access != "random":
-            continue
-        cost = partial(network_cost, digital=digital, access="random", schedule=schedule)
+    asked = cases(networks, n_tiles, hardware, schedules, accesses=["random"])
+    for name, schedule, access, single, timed in asked:
+        cost = partial(network_cost, digital=digital, access=access, schedule=schedule)
         training, inference = (cost(single, training=way).time_us for way in (True, False))
         for arm in (RAPA, PERFORATED_DENSE):
             for count, tiled in timed.items():

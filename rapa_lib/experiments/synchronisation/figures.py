@@ -1,6 +1,7 @@
 """The figures of averaged tiles: error against k, error against speed-up, spread of the tiles."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -110,14 +111,7 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         axes.set(xlabel="speed-up of training on analog arrays", ylabel="test error (%)")
         within_percent(axes, "y")
-        handles = [
-            Line2D([], [], color=colours[k], marker="o", linestyle="", label=every_text(k))
-            for k in colours
-        ]
-        handles += [
-            Line2D([], [], color="0.4", marker=marker, linestyle="", label=f"{n_tiles} tiles")
-            for n_tiles, marker in markers.items()
-        ]
+        handles = _handles(colours, markers)
         handles += [
             Line2D([], [], color="0.2", marker=marker, linestyle="", label=tiling)
             for tiling, marker in (("none", "*"), (PERFORATED_DENSE, "X"))
@@ -155,17 +149,24 @@ def spread_figure(table: pd.DataFrame) -> Figure:
                           markersize=5, alpha=0.7, markeredgewidth=0)  # fmt: skip
             axes.set(xscale="log", yscale="log", xlabel="predicted Σ‖δ‖²", title=layer_text(layer))
         panels[0].set_ylabel("measured Σ‖δ‖²")
-        handles = [
-            Line2D([], [], color=colours[k], marker="o", linestyle="", label=every_text(k))
-            for k in colours
-        ]
-        handles += [
-            Line2D([], [], color="0.4", marker=marker, linestyle="", label=f"{n_tiles} tiles")
-            for n_tiles, marker in markers.items()
-        ]
+        handles = _handles(colours, markers)
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
         set_title(figure, "Tiles just before they are averaged; the line is equality")
     return figure
+
+
+def _handles(colours: Mapping[int, Any], markers: Mapping[str, str]) -> list[Line2D]:
+    """What a legend explains: the k by colour, the numbers of tiles by marker."""
+    return [
+        *(
+            Line2D([], [], color=colour, marker="o", linestyle="", label=every_text(k))
+            for k, colour in colours.items()
+        ),
+        *(
+            Line2D([], [], color="0.4", marker=marker, linestyle="", label=f"{n_tiles} tiles")
+            for n_tiles, marker in markers.items()
+        ),
+    ]
 
 
 def _nothing(figure: Figure, words: str = "no tiles were averaged") -> Figure:
