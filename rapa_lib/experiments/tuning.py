@@ -73,7 +73,7 @@ class Tuning(Checked):
 
     Args:
         trials: of every arm.
-        best: how many of an arm's trials go on to full length.
+        best: how many of an arm's trials go on to full length; 1: none does, the short runs decide.
         seed: of the plan, and of every short run.
         seeds: of the runs at full length, one run per trial and seed.
         validation: training images that are cut off to judge by, see

@@ -176,6 +176,15 @@ def test_the_best_at_full_length_of_the_best_short_ones_is_chosen(tuned):
     assert b"&id" not in before  # no anchors
 
 
+def test_where_one_goes_on_the_short_runs_decide(tuned):
+    stages, chosen, _ = tuned(config(tuning__best=1))
+    assert list(stages) == ["short"]
+    rates = [run["learning_rate"] for run in stages["short"] if run["tiling"] == "none"]
+    for arm in ARMS:
+        assert chosen.arms[arm]["learning_rate"] == min(rates, key=lambda rate: abs(rate - 0.1))
+        assert not any("full" in trial for trial in chosen.trials[arm])
+
+
 def test_an_arm_is_judged_by_what_is_said(tuned):
     _, chosen, _ = tuned()
     assert min(trial["short"] for trial in chosen.trials["dropout"]) < 12

@@ -104,7 +104,10 @@ class Tuner:
             )
         places = {arm: order[arm][: tuning.best] for arm in arms}
         best = {arm: [trials[arm][i] for i in places[arm]] for arm in arms}
-        full = self.run("full", best, list(tuning.seeds), {})
+        # Of one trial there is nothing to choose at full length.
+        last = {arm: [short[arm][i] for i in places[arm]] for arm in arms}
+        if full := tuning.best > 1:
+            last = self.run("full", best, list(tuning.seeds), {})
         winners: dict[str, dict[str, Any]] = {}
         kept: dict[str, list[dict[str, Any]]] = {}
         for arm in arms:
@@ -112,13 +115,15 @@ class Tuner:
                 {"values": values, "short": _plain(short[arm][i][0])}
                 for i, values in enumerate(trials[arm])
             ]
-            for i, errors in zip(places[arm], full[arm], strict=True):
-                kept[arm][i]["full"] = [_plain(error) for error in errors]
-            by_full = ranked([fmean(errors) for errors in full[arm]])
-            if not by_full:
+            if full:
+                for i, errors in zip(places[arm], last[arm], strict=True):
+                    kept[arm][i]["full"] = [_plain(error) for error in errors]
+            means = [fmean(errors) for errors in last[arm]]
+            if not (order_of_last := ranked(means)):
                 raise SystemExit(f"tuning: every trial of {arm} diverged at full length")
-            winners[arm] = best[arm][by_full[0]]
-            print(f"{arm:14} {fmean(full[arm][by_full[0]]):6.2f} %  {winners[arm]}")
+            winner = order_of_last[0]
+            winners[arm] = best[arm][winner]
+            print(f"{arm:14} {means[winner]:6.2f} %  {winners[arm]}")
         name = self.config["study"]
         path = chosen_path(name)
         tuned_for = tuning_hash(self.config)
