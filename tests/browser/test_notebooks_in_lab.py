@@ -102,7 +102,7 @@ def test_a_slider_redraws_its_figure(lab, page):
     page.goto(lab("one_tile"))
     page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext !== undefined")
     page.evaluate(RUN)
-    control = page.locator(".widget-interact").first
+    control = page.locator(".rapa-explore").first
     picture = control.locator("img").first
     before = picture.get_attribute("src")
     readout = control.locator(".widget-readout").first
@@ -110,6 +110,6 @@ def test_a_slider_redraws_its_figure(lab, page):
     readout.fill("0.3")
     readout.press("Enter")
     page.wait_for_function(
-        "(old) => document.querySelector('.widget-interact img')?.src !== old", arg=before
+        "(old) => document.querySelector('.rapa-explore img')?.src !== old", arg=before
     )
     assert control.locator("img").count() == 1

@@ -47,6 +47,7 @@ def test_a_notebook_runs_and_shows_figures_and_an_answer(name, tmp_path):
         kernel_name="python3",
         cwd=ROOT / "notebooks",  # as in JupyterLab
         progress_bar=False,
+        execution_timeout=300,  # of a cell: what hangs fails
     )
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
     assert sum("image/png" in data for data in outputs) >= (1 if name == "choose_tiles" else 2)
@@ -64,6 +65,7 @@ def test_filter_similarity_without_an_expectation_still_answers(tmp_path):
         kernel_name="python3",
         cwd=ROOT / "notebooks",
         progress_bar=False,
+        execution_timeout=300,
     )
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["tiling"], record["penalties"], record["pulls"]) == ("image", [], {})
@@ -81,6 +83,7 @@ def test_the_report_judges_a_committed_study(tmp_path):
         kernel_name="python3",
         cwd=ROOT / "notebooks",
         progress_bar=False,
+        execution_timeout=300,
     )
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
     pages = "".join(data.get("text/html", "") for data in outputs)
