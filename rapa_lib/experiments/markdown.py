@@ -1,6 +1,7 @@
 """Markdown of tables and of texts from outside."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,20 @@ def markdown_table(table: pd.DataFrame, *, index: bool = False, **options: Any) 
     if index:
         texts = texts.rename(index=_cell)
     return texts.to_markdown(index=index, **options)
+
+
+def set_aside(table: pd.DataFrame, names: Collection[str]) -> tuple[pd.DataFrame, str]:
+    """A table without those of some columns that are the same in every row, and these as a line.
+
+    Args:
+        table: ready to print.
+        names: of the columns that may go.
+    """
+    same = [name for name in table if name in names and table[name].nunique(dropna=False) == 1]
+    if not same or len(table) == 1:
+        return table, ""
+    told = ", ".join(f"{name} {plain_text(table[name].iloc[0])}" for name in same)
+    return table.drop(columns=same), f"All: {told}."
 
 
 def _cell(value: Any) -> Any:

@@ -27,6 +27,9 @@ SYNCHRONISATION = ("sync_every", "coupling", "average_last")
 """Labels that only those networks have whose training brought their tiles, or the last epochs,
 together: columns of the tables of studies with such networks."""
 
+KNOBS = ("tile_lr_power", "learning_rate", "weight_decay", "noise", "dropout")
+"""What each arm may have tuned for itself: arms that differ in it alone can be compared."""
+
 ORDER = (
     *(one.name for one in fields(DataChoice)),
     *(one.name for one in fields(NetworkShape)),

@@ -217,13 +217,19 @@ PROVENANCE = {
 
 
 def provenance_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Markdown lines that say where the numbers of records come from."""
+    """Markdown lines that say where the numbers of records come from.
+
+    Of several hashes the first digits; tables have them whole.
+    """
     table = pd.DataFrame([{c: r.get(c) for c in PROVENANCE.values()} for r in records])
-    return [
-        f"- {words}: {', '.join(map(str, table[column].dropna().unique()))}"
-        for words, column in PROVENANCE.items()
-        if table[column].notna().any()
-    ]
+    lines = []
+    for words, column in PROVENANCE.items():
+        known = [str(value) for value in table[column].dropna().unique()]
+        if len(known) > 1 and column == "data_fingerprint":
+            known = [value[:12] for value in known]
+        if known:
+            lines.append(f"- {words}: {', '.join(known)}")
+    return lines
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:

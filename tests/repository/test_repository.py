@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -334,13 +335,20 @@ def test_the_commands_of_the_pages_run(command):
 
 
 def run_command(command):
-    # A worker's own variables would make the tests it starts believe that they are its.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    done = subprocess.run(
-        command, shell=True, cwd=ROOT, env=environment | SMALL[command], timeout=600,
-        capture_output=True, text=True,
+    # Neither a worker's own variables, which would make the tests it starts believe that they are
+    # its, nor those that a make above was given.
+    outer = ("PYTEST_", "MAKE", "MFLAGS")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
+    process = subprocess.Popen(
+        command, shell=True, cwd=ROOT, env=environment | SMALL[command], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        output, _ = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # not the shell alone: what it started holds pipes
+        pytest.fail(f"{command} took more than ten minutes:\n{process.communicate()[0]}")
+    assert process.returncode == 0, output
 
 
 @pytest.mark.parametrize("command", sorted(UNRUN))

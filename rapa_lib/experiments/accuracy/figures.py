@@ -199,6 +199,11 @@ def _draw_curves(
         hue_order=list(looks), style_order=list(looks), errorbar=band if many else None,
         palette=looks, ax=axes, legend=True, err_kws={"alpha": 0.12, "linewidth": 0},
     )  # fmt: skip
+    # A line of one point is none.
+    known = curves.dropna(subset=column).groupby("tiling")
+    for tiling, points in known[["epoch", column]]:
+        if points["epoch"].nunique() == 1:
+            axes.plot(points["epoch"].iloc[0], points[column].mean(), "D", color=looks[tiling])
     axes.set(xlabel="epoch", ylabel=CURVES[column])
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator("auto", integer=True))
 

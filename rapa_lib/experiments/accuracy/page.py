@@ -5,12 +5,13 @@ from typing import Any
 
 from rapa_lib.experiments.accuracy.figures import accuracy_figure, curves_figure
 from rapa_lib.experiments.accuracy.tables import (
+    SETTINGS,
     accuracy_answer,
     accuracy_summary,
     accuracy_table,
     curves_table,
 )
-from rapa_lib.experiments.markdown import markdown_table
+from rapa_lib.experiments.markdown import markdown_table, set_aside
 from rapa_lib.experiments.plots import configuration_labels
 from rapa_lib.experiments.protocol import Collected
 
@@ -20,6 +21,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
     table, curves = accuracy_table(records), curves_table(records)
     labels = configuration_labels(table).set_axis(table["run"])
     named = curves.assign(label=curves["run"].map(labels))
+    summary, common = set_aside(accuracy_summary(table), SETTINGS)
     return Collected(
         tables={"accuracy": table, "accuracy_curves": curves},
         figures={
@@ -28,8 +30,9 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         },
         answer=accuracy_answer(table),
         body=[
-            markdown_table(accuracy_summary(table), disable_numparse=True),
+            markdown_table(summary, disable_numparse=True),
             "",
+            *([common, ""] if common else []),
             "Test errors in percent: means over seeds, ± half a 95 % interval by Student's t where "
             "there is more than one seed. Networks that draw assignments: mean over "
             f"{table['draws'].max()} draws, majority vote and mean softmax of the same draws; "

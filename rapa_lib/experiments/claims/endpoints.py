@@ -10,12 +10,12 @@ import pandas as pd
 
 from rapa_lib.experiments.claims.rules import Arm, Endpoint
 from rapa_lib.experiments.claims.tables import (
-    KNOBS,
     NOT_GIVEN,
     UNHEEDED,
     Prepared,
     canonical,
 )
+from rapa_lib.experiments.recipe import KNOBS
 
 FIRST, LAST = "first", "last"
 

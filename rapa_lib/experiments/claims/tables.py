@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rapa_lib.experiments.recipe import LATER, SYNCHRONISATION
+from rapa_lib.experiments.recipe import KNOBS, LATER, SYNCHRONISATION
 
 SETTINGS = (
     "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling",
@@ -22,9 +22,6 @@ NO_SETTINGS = (
     "eval_every", "data_root", "tiling", "subset",
 )  # fmt: skip
 """Parameters of runs that say nothing of the setting."""
-
-KNOBS = ("tile_lr_power", "learning_rate", "weight_decay", "noise", "dropout")
-"""What each arm may have tuned for itself: arms that differ in it alone can be compared."""
 
 _ONE_TILE = (
     "tile_init", "tile_lr_power", "sync_every", "coupling", "sync_write", "sync_reads"

@@ -30,9 +30,10 @@ from rapa_lib.experiments.filter_similarity.tables import (
     similarity_answer,
     similarity_summary,
     similarity_table,
+    tuned,
     with_expectation,
 )
-from rapa_lib.experiments.markdown import markdown_table
+from rapa_lib.experiments.markdown import markdown_table, set_aside
 from rapa_lib.experiments.plots import tiling_order
 from rapa_lib.experiments.protocol import Collected
 
@@ -103,11 +104,12 @@ def filters_shown(
 def _similarities(table: pd.DataFrame) -> list[str]:
     finals = similarity_summary(table)
     finals = finals.drop(columns=[] if finals["varied"].any() else "varied")
-    constant = [name for name in finals if name in SETTING and finals[name].nunique() == 1]
+    differing, common = set_aside(finals, SETTING)
+    rates = ", ".join(tuned(table))
     return [
-        _markdown(finals.drop(columns=constant)),
+        _markdown(differing),
         "",
-        "All: " + ", ".join(f"{name} {finals[name].iloc[0]}" for name in constant) + ".",
+        common + (f" Tuned for each arm: {rates}." if rates else ""),
         "",
         "Similarity of the tiles of each layer at the end of training: means over seeds, ± half a "
         "95 % interval by Student's t where there is more than one. Between tiles: mean cosine of "
@@ -135,9 +137,8 @@ def _pulls(pulls: pd.DataFrame) -> list[str]:
     found = pull_summary(pulls)
     if found.empty:
         return []
-    constant = [name for name in found if name in SETTING and found[name].nunique() == 1]
     return [
-        _markdown(found.drop(columns=constant)),
+        _markdown(set_aside(found, SETTING)[0]),
         "",
         "The pull P on the tiles at the end of training, in thousandths of a nat: the slope of the "
         "expected training loss as the deviations δ of a layer's tiles grow, with batch "

@@ -7,7 +7,13 @@ from typing import Any
 import pandas as pd
 
 from rapa_lib.experiments.plots import UNKNOWN, layer_text, tiling_order, with_interval
-from rapa_lib.experiments.recipe import LABELS, LATER, SYNCHRONISATION, with_synchronisation
+from rapa_lib.experiments.recipe import (
+    KNOBS,
+    LABELS,
+    LATER,
+    SYNCHRONISATION,
+    with_synchronisation,
+)
 from rapa_lib.experiments.records import nested_table
 from rapa_lib.experiments.tracking import Tracking
 from rapa_lib.instruments.penalty import ALL_LAYERS
@@ -77,9 +83,14 @@ def columns_of(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def with_varied(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records, each with ``varied``: the parameters without a column that differ among them."""
+    """The records, each with ``varied``: the parameters without a column that differ among them.
+
+    Not those that each arm has tuned for itself: arms are compared although these differ.
+    """
     configs = pd.DataFrame([LATER | record["config"] for record in records]).astype(str)
-    names = [name for name in configs if name not in _APART and configs[name].nunique() > 1]
+    labels = {name: [record[name] for record in records] for name in ("tiling", "n_tiles")}
+    apart = {*_APART, *tuned(configs.assign(**labels))}
+    names = [name for name in configs if name not in apart and configs[name].nunique() > 1]
     return [
         record | {"varied": ", ".join(f"{name} {config[name]}" for name in names)}
         for record, (_, config) in zip(
@@ -88,9 +99,21 @@ def with_varied(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def tuned(table: pd.DataFrame) -> list[str]:
+    """The knobs that differ among the arms of a table (tiling and tiles) and within none."""
+    arms = [table[name].astype(str) for name in ("tiling", "n_tiles") if name in table]
+    texts = {name: table[name].astype(str) for name in KNOBS if name in table and arms}
+    return [
+        name
+        for name, values in texts.items()
+        if values.nunique() > 1 and (values.groupby(arms).nunique() == 1).all()
+    ]
+
+
 def most_common(table: pd.DataFrame, columns: Iterable[str] = MAIN) -> pd.DataFrame:
     """The rows with the combination of values that most runs have."""
-    runs = table.drop_duplicates("run").set_index("run")[[n for n in columns if n in table]]
+    runs = table.drop_duplicates("run").set_index("run")
+    runs = runs[[name for name in columns if name in settings(table)]]
     kinds = runs.astype(str).agg(" ".join, axis=1)
     chosen = kinds.index[kinds == kinds.value_counts().idxmax()]
     return table[table["run"].isin(chosen)]
@@ -112,8 +135,9 @@ def of_layers(penalties: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings(table: pd.DataFrame) -> list[str]:
-    """The columns of :data:`SETTING` that a table has."""
-    return [name for name in SETTING if name in table]
+    """The columns of :data:`SETTING` that a table has, but for what its arms have tuned."""
+    apart = tuned(table)
+    return [name for name in SETTING if name in table and name not in apart]
 
 
 def varying(table: pd.DataFrame, *apart: str) -> list[str]:

@@ -487,7 +487,7 @@ def test_the_answer_compares_the_ordinary_with_rapa():
     table = accuracy_table().assign(draws=lambda rows: np.where(rows["tiling"] == "random", 5, 1))
     assert accuracy_answer(table) == [
         "**Mean test error: ordinary networks (`none`) 21.2 %; RAPA networks (`random`) 35.2 %.** "
-        "A vote over draws changes it by -0.5 points."
+        "A vote over draws has 0.5 points less than RAPA's single passes."
     ]
     others = table[table["tiling"] == "image"]
     assert accuracy_answer(others) == ["**Mean test error: the least, 28.2 %, has `image`.**"]

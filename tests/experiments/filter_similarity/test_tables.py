@@ -283,6 +283,23 @@ def test_a_parameter_without_a_column_that_differs_is_in_varied():
     assert [one["varied"] for one in with_varied(records)] == ["eval_every 1", "eval_every 2"]
 
 
+def test_arms_that_tuned_their_own_rates_are_compared():
+    own = {"random": (0.1, 0.7), "image": (0.02, 0.2)}
+    records = []
+    for tiling, (rate, power) in own.items():
+        for seed in (0, 1):
+            given = {"tiling": tiling, "learning_rate": rate, "tile_lr_power": power}
+            made = record(f"{tiling}-{seed}", **given) | {"seed": seed, "tiling": tiling}
+            records.append(made | {"tile_lr_power": power})
+    assert {one["varied"] for one in with_varied(records)} == {""}
+    table = EXPERIMENT.collect(records).tables["filter_similarity"]
+    assert set(contrast(table)["other"]) == {"image"}
+    assert set(most_common(table)["tiling"]) == {"random", "image"}
+    # What differs within an arm is no matter of tuning.
+    records[0]["config"]["learning_rate"] = 0.2
+    assert with_varied(records)[0]["varied"] == "learning_rate 0.2"
+
+
 def test_averaged_tiles_have_columns_of_their_own_where_there_are_any():
     records = [record("a"), record("b", sync_every=4) | {"sync_every": 4}]
     collected = EXPERIMENT.collect(records)
