@@ -88,7 +88,7 @@ def bandwidth_figure(table: pd.DataFrame) -> Figure:
     # Lines that coincide are drawn one inside the other.
     widths = dict(zip(networks, np.linspace(4, 1.2, len(networks)), strict=True))
     with mpl.rc_context({**STYLE, "font.size": 12}):
-        figure = Figure(figsize=(WIDTH * 0.8, 1.4 + 2.4 * len(schedules)))
+        figure = Figure(figsize=(WIDTH, 1.4 + 2.4 * len(schedules)))
         panels = figure.subplots(len(schedules), 1, sharex=True, sharey=True, squeeze=False)
         for axes, schedule in zip(panels[:, 0], schedules, strict=True):
             rows = table[table["schedule"] == schedule]

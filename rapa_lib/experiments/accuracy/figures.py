@@ -159,7 +159,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
         for axes in panels[:-1].flat:
             axes.set_xlabel("")
         _legend_below(figure, panels)
-        interval = "means over seeds, bands: 95 % t-intervals" if many else "one seed"
+        bands = "bands: range of losses, 95 % t-intervals of errors"
+        interval = f"means over seeds, {bands}" if many else "one seed"
         set_title(figure, f"{joined(curves['dataset'])}; {interval}")
     return figure
 
@@ -187,13 +188,11 @@ def _curve_rows(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _draw_curves(
     axes: Axes, curves: pd.DataFrame, column: str, looks: Mapping[str, Any], many: bool
 ) -> None:
-    """One quantity over epochs, a line per tiling; bands where seeds are many."""
-    floor = curves[column].min() / 2  # logarithmic axes cannot show what lies below nothing
+    """One quantity over epochs, a line per tiling; bands where seeds are many.
 
-    def band(values: pd.Series) -> tuple[float, float]:
-        low, high = t_interval(values)
-        return max(low, floor), high
-
+    Losses spread over orders of magnitude, and symmetric intervals of them fall below nothing.
+    """
+    band = (lambda values: (values.min(), values.max())) if column == "train_loss" else t_interval
     sns.lineplot(
         curves.dropna(subset=column), x="epoch", y=column, hue="tiling", style="tiling",
         hue_order=list(looks), style_order=list(looks), errorbar=band if many else None,

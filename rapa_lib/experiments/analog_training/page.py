@@ -64,10 +64,16 @@ def _with(lines: list[str], more: str) -> list[str]:
     return [*lines, more] if len(lines) < ANSWER_LINES else [*lines[:-1], f"{lines[-1]} {more}"]
 
 
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _tiles(record: dict[str, Any]) -> str:
     """The tiles' configuration in words."""
     return "; ".join(
         f"{part}: "
-        + ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+        + ", ".join(
+            f"{name} {_short(value)}" for name, value in values.items() if value is not None
+        )
         for part, values in record["tiles"].items()
     )

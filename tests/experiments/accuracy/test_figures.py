@@ -272,7 +272,7 @@ def test_curves_are_means_over_seeds(seeds):
     assert title == (
         "digits; one seed"
         if len(seeds) == 1
-        else "digits; means over seeds, bands: 95 % t-intervals"
+        else "digits; means over seeds, bands: range of losses, 95 % t-intervals of errors"
     )
     bands = [len(axes.collections) for axes in figure.axes]
     assert bands == ([0, 0] if len(seeds) == 1 else [3, 3])
