@@ -276,6 +276,7 @@ SMALL = {
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/analog.py": {"RAPA_BENCHMARK_REPEATS": "2"},
+    ".venv/bin/python benchmarks/analog_rates.py": {"RAPA_BENCHMARK_REPEATS": "1"},
     ".venv/bin/python benchmarks/precision.py": {"RAPA_BENCHMARK_REPEATS": "1"},
     ".venv/bin/python benchmarks/recording.py": {"RAPA_BENCHMARK_REPEATS": "1"},
 }
