@@ -18,8 +18,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
-    "config/README.md", "paper/paper.md", "notebooks/*.ipynb", "results/standard/*.md",
-    "results/mnist5k/*.md",
+    "config/README.md", "paper/paper.md", "notebooks/*.ipynb", "results/digits/*.md",
+    "results/standard/*.md", "results/mnist5k/*.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
@@ -51,7 +51,7 @@ html_copy_source = False
 html_theme_options = {"source_repository": ""}
 
 # Pages that are whole as they are: they lie in the book where they lie in the repository.
-WHOLE = ("docs/assignments.html", "results/standard/report.html")
+WHOLE = ("docs/assignments.html", "results/digits/report.html", "results/standard/report.html")
 
 
 def _open_instead_of_download(app: Sphinx, tree: nodes.document, page: str) -> None:
@@ -60,7 +60,8 @@ def _open_instead_of_download(app: Sphinx, tree: nodes.document, page: str) -> N
     for link in list(tree.findall(nodes.reference)):  # downloads are references too
         target = (link.get("reftarget") or link.get("refuri") or "").removeprefix("/")
         for whole in WHOLE:
-            if target.endswith(whole.rpartition("/")[2]):
+            # A page in docs is named from docs.
+            if target.endswith(whole.removeprefix("docs/")):
                 opened = nodes.reference("", "", *link.children, refuri=up + whole)
                 link.replace_self(opened)
 

@@ -61,7 +61,7 @@ def test_pages_open_from_disk_and_fit(book, chromium, width):
     page = chromium.new_page(viewport={"width": width, "height": 900})
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    for name in [*SHOWN, "docs/assignments", "results/standard/report"]:
+    for name in [*SHOWN, "docs/assignments", "results/digits/report", "results/standard/report"]:
         page.goto((book / f"{name}.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
