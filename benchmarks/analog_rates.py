@@ -18,11 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from measuring import machine
+from measuring import keep, machine
 
-from rapa_lib._files import whole_file
 from rapa_lib.experiments.analog_training import AnalogTraining
-from rapa_lib.experiments.records import write_json
 
 TILINGS = ("none", "random")
 METHODS = ("digital", "hardware_aware", "analog")
@@ -57,11 +55,8 @@ def main() -> None:
     text = "\n".join(markdown(pd.DataFrame(rows), about))
     print(text)
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
         result = {"machine": machine(torch.device("cpu")), "rows": rows}
-        write_json(options.output / "analog_rates.json", result)
-        with whole_file(options.output / "analog_rates.md") as part:
-            part.write_text(text + "\n", encoding="utf-8")
+        keep(options.output, "analog_rates", result, text + "\n")
 
 
 def trained(

@@ -38,10 +38,15 @@ def report(
     text = markdown(result)
     print(text)
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / f"{name}.json", result)
-        with whole_file(options.output / f"{name}.md") as part:
-            part.write_text(text, encoding="utf-8")
+        keep(options.output, name, result, text)
+
+
+def keep(folder: Path, name: str, result: dict, text: str) -> None:
+    """Write what was measured as name.json and its report as name.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", result)
+    with whole_file(folder / f"{name}.md") as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def ratios(
