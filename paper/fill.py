@@ -122,6 +122,7 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, default=HERE / "paper.md")
     options = arguments.parse_args()
     tables = Tables(root / "results" / options.study, root / "config" / f"{options.study}.yaml")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(options.output) as part:
         part.write_text(fill(tables), encoding="utf-8")
     print(options.output)

@@ -113,7 +113,8 @@ def tuned(table: pd.DataFrame) -> list[str]:
 def most_common(table: pd.DataFrame, columns: Iterable[str] = MAIN) -> pd.DataFrame:
     """The rows with the combination of values that most runs have."""
     runs = table.drop_duplicates("run").set_index("run")
-    runs = runs[[name for name in columns if name in settings(table)]]
+    told = settings(table)
+    runs = runs[[name for name in columns if name in told]]
     kinds = runs.astype(str).agg(" ".join, axis=1)
     chosen = kinds.index[kinds == kinds.value_counts().idxmax()]
     return table[table["run"].isin(chosen)]
