@@ -481,7 +481,7 @@ def test_runs_that_go_on_without_snakemake_are_not_called_failed(runs):
     )
     with (runs[0] / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        said = causes.killed(study, folder, 9)
+        said = causes.killed(study, folder, 9, patience=0.2)
     assert f"ended by SIGKILL; 1 of its runs go on without it (accuracy {runs[0].name});" in said
     assert causes.going_on(study, folder) == []
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -123,10 +122,8 @@ def test_snakemake_killed_alone_is_told_and_no_run_is_called_failed(waiting, pro
     snakemake.kill()
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 1
-    # With a nursery of kernels they end with the study; without one they go on.
-    assert "study stopped: Snakemake was ended by SIGKILL" in errors
-    goes_on = re.search(r"[12] of its runs go on without it", errors)  # one may have ended by then
-    assert goes_on or "what it had started with it" in errors
+    # Without the nursery that they are started in, on a cluster, they would go on.
+    assert "Snakemake was ended by SIGKILL, and what it had started with it" in errors
     assert "FAILED" not in said + errors
     (runs[0].parent / "go").touch()
     done = execute(place, *start)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from study import Run, Study
@@ -99,11 +100,21 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
-def killed(study: Study, folder: Path, number: int) -> str:
-    """What is said when a signal ended Snakemake alone."""
+def killed(study: Study, folder: Path, number: int, patience: float = 5.0) -> str:
+    """What is said when a signal ended Snakemake alone.
+
+    Args:
+        study: that was at work.
+        folder: its results.
+        number: of the signal.
+        patience: seconds that runs which end with the kernels have to be gone.
+    """
     name = signal.Signals(number).name
     said = f"study stopped: Snakemake was ended by {name}{full_disk(folder)}"
-    if at_work := going_on(study, folder):
+    deadline = time.monotonic() + patience
+    while (at_work := going_on(study, folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if at_work:
         said += f"; {len(at_work)} of its runs go on without it ({', '.join(at_work)})"
         return f"{said}; the same command waits for them and goes on with it"
     return f"{said}, and what it had started with it; the same command goes on with it"

@@ -100,8 +100,12 @@ def with_varied(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tuned(table: pd.DataFrame) -> list[str]:
-    """The knobs that differ among the arms of a table (tiling and tiles) and within none."""
-    arms = [table[name].astype(str) for name in ("tiling", "n_tiles") if name in table]
+    """The knobs that differ among the arms of a table and within none.
+
+    Arms are told apart by tiling, tiles, and how tiles are brought together.
+    """
+    apart = ("tiling", "n_tiles", *SYNCHRONISATION)
+    arms = [table[name].astype(str) for name in apart if name in table]
     texts = {name: table[name].astype(str) for name in KNOBS if name in table and arms}
     return [
         name

@@ -86,12 +86,20 @@ def _arm(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _with_one_tuning(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each tiling and number of tiles the rates, start, … that most of its arms have."""
+    """Of each tiling and number of tiles the rates, start, … that most of its arms have.
+
+    In a tuned study every arm has rates of its own: there, those that most of its runs have.
+    """
+    tuned = all("chosen_sha256" in record for record in records)
+
+    def place_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (record["tiling"], *(_arm(record) if tuned else (record["n_tiles"],)))
+
     kept: list[Mapping[str, Any]] = []
-    for place in dict.fromkeys((r["tiling"], r["n_tiles"]) for r in records):
+    for place in dict.fromkeys(map(place_of, records)):
         of_tuning: dict[str, list[Mapping[str, Any]]] = {}
         for record in records:
-            if (record["tiling"], record["n_tiles"]) == place:
+            if place_of(record) == place:
                 config = record["config"]
                 own = [config.get(name) for name in (*_TUNED, "tile_init", "sync_reads")]
                 of_tuning.setdefault(json.dumps(own), []).append(record)

@@ -141,6 +141,18 @@ def test_one_setting_is_taken_and_one_tuning_of_each_size():
     assert set(table_of(tuned)["tiling"]) == {"none", "perforated_dense", "random"}
 
 
+def test_each_arm_of_a_tuned_study_has_rates_of_its_own():
+    rates = {0: 0.01, 4: 0.02, 64: 0.03}
+    records = [
+        one | {"chosen_sha256": "0", "config": one["config"] | {"learning_rate": rates.get(k, 0.1)}}
+        for one in arms()
+        for k in [one["config"].get("sync_every", 0)]
+    ]
+    assert set(table_of(records)["run"]) == {one["run"] for one in records}
+    by_hand = [{k: v for k, v in one.items() if k != "chosen_sha256"} for one in records]
+    assert set(table_of(by_hand)["run"]) < {one["run"] for one in records}
+
+
 def test_without_averaged_tiles_there_is_nothing(tmp_path):
     records = [one for one in arms() if "sync_every" not in one["config"]]
     collected = Synchronisation.collect(records)
