@@ -232,6 +232,12 @@ def provenance_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def without_provenance(markdown: str) -> str:
+    """A page without its :func:`provenance_lines`; a report says once where all is from."""
+    heads = tuple(f"- {words}: " for words in PROVENANCE)
+    return "\n".join(line for line in markdown.splitlines() if not line.startswith(heads)) + "\n"
+
+
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, whole or not at all."""
     with whole_file(path) as part:

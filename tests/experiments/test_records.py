@@ -22,6 +22,7 @@ from rapa_lib.experiments.records import (
     provenance,
     provenance_lines,
     read_runs,
+    without_provenance,
     write_json,
     write_table,
 )
@@ -317,6 +318,8 @@ def test_a_page_says_where_its_numbers_come_from():
     assert f"- PyTorch: {torch.__version__}" in lines
     assert "- Threads per run: 1" in lines
     assert len(lines) == len(PROVENANCE) - 1  # these have no data
+    answer = "# A page\n\n- Coded answers stay.\n"
+    assert without_provenance(answer + "\n".join(lines)) == answer
 
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")

@@ -1,6 +1,7 @@
 """The acceleration experiment's figures."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -276,8 +277,13 @@ def rivals_figure(table: pd.DataFrame) -> Figure:
 
 
 def _name_tiles(axes: Axes, lines: pd.DataFrame, column: str) -> None:
-    """Write n beside every other point of a line, the last one included."""
+    """Write n beside every other point of a line that has room for it, the last one included."""
+    named: tuple[float, float] | None = None
     for number, speedup, arrays in lines[["n_tiles", column, "arrays"]].to_numpy()[::-2]:
+        place = math.log2(arrays), math.log2(speedup)
+        if named is not None and math.dist(named, place) < 1:  # a factor of two of either
+            continue
+        named = place
         axes.annotate(
             f"{number:.0f}", (arrays, speedup), xytext=(7, -4), textcoords="offset points",
             fontsize="x-small",

@@ -1,7 +1,6 @@
 """The acceleration experiment's page: its table and figures put together."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -56,7 +55,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "",
             "Speed-up over one tile per layer with the same number of tiles for every convolution; "
             f"proportional: at least {100 * PROPORTIONAL:g} % of the number of tiles. A model of "
-            f"analog arrays, no measurement: {json.dumps(record['config'])}.",
+            f"analog arrays, no measurement: {_model_text(record['config'])}.",
             "",
             "![speed-up and cross-points against tiles](acceleration.png)",
             "",
@@ -79,3 +78,16 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "![speed-up of RAPA and of perforation against arrays](acceleration_rivals.png)",
         ],
     )
+
+
+def _model_text(config: Mapping[str, Any]) -> str:
+    """The constants of the model in a line."""
+    return ", ".join(f"{name} {_value_text(value)}" for name, value in config.items())
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " + ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -68,7 +68,8 @@ def _against_reference(gaps: dict[str, dict[str, Interval]], focus: float, level
             words = f"{name} {_verdict(gap['published'])}"
             if level in gap and gap["published"][1] > 0:
                 share = 100 * gap[level][0] / gap["published"][0]
-                words += f", of which {share:.0f} % is left under {_LEVELS[level]}"
+                kept = f"of which {share:.0f} % is left" if share <= 100 else "and more"
+                words += f", {kept} under {_LEVELS[level]}"
             second.append(words)
     clean = "; ".join(
         f"`{name_text(label)}` {points_text(gap['clean'])} points"

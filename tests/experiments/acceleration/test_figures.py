@@ -7,6 +7,7 @@ from rapa_lib.experiments.acceleration.figures import (
     bandwidth_figure,
     layer_time_figure,
     pareto_figure,
+    rivals_figure,
     speedup_figure,
 )
 from rapa_lib.experiments.acceleration.tables import (
@@ -157,6 +158,18 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
         save_figure(pareto_figure(table()), tmp_path / name)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
+def test_points_of_one_place_have_one_label():
+    rows = pd.DataFrame(
+        {
+            "network": "a", "schedule": "pipelined", "arm": "random", "n_tiles": n,
+            "arrays": min(n, 20), "training_speedup": min(n, 20), "inference_speedup": min(n, 20),
+        }
+        for n in (1, 2, 4, 8, 16, 32, 64)
+    )  # fmt: skip
+    axes = rivals_figure(rows).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["64", "4", "1"]  # 16 is beside 64
 
 
 def reaches(access="random contiguous"):

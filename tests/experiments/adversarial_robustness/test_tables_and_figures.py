@@ -203,6 +203,13 @@ def answer(some):
     return robustness_answer(rows_by_image(some), some)
 
 
+def test_a_lead_that_grows_with_the_attack_is_no_share_that_is_left(monkeypatch):
+    monkeypatch.setitem(LEFT, "none", {"published": 0.5, "adaptive": 0.1})
+    _, published, _ = answer(records())
+    assert "more than `none`, and more under adaptive attacks" in published
+    assert "is left" not in published
+
+
 def test_the_answer_is_made_of_paired_differences():
     adaptive, published, alarms = answer(records())
     gap = crossed_interval([np.subtract(shares(0.6, s), shares(0.4, s)) for s in (0, 1)])
