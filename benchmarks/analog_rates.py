@@ -35,14 +35,16 @@ def main() -> None:
     arguments.add_argument("--data", default="mnist5k", help="a data set's name or folder")
     arguments.add_argument("--images", type=int, default=50 if small else 200)
     arguments.add_argument("--epochs", type=int, default=1 if small else 10)
+    arguments.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    arguments.add_argument("--rates", nargs="+", type=float, default=RATES[:1] if small else RATES)
     arguments.add_argument("--output", type=Path, help="folder for analog_rates.md and .json")
     options = arguments.parse_args()
-    seeds, rates = (SEEDS[:1], RATES[:1]) if small else (SEEDS, RATES)
+    seeds = SEEDS[:1] if small else SEEDS
     asked = [
         (options.data, options.images, options.epochs, tiling, method, rate, seed)
         for tiling in TILINGS
-        for method in METHODS
-        for rate in rates
+        for method in options.methods
+        for rate in options.rates
         for seed in seeds
     ]
     workers = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
