@@ -8,7 +8,6 @@ each operator spends in itself; what is compiled for an operator counts as that 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -55,7 +54,6 @@ def rows(repeats: int) -> list[dict]:
 def steps() -> Mapping[str, Callable[[], Work]]:
     """The steps by name, each made when it is measured."""
     config = rpu_baseline()
-    fast = replace(config, update=replace(config.update, method="fast"))
     aware = config.hardware_aware()
     digital_steps: dict[str, Callable[[], Work]] = {
         f"`{tiling}`, {word}": partial(training_steps, tiling, 1, dtype)
@@ -65,7 +63,7 @@ def steps() -> Mapping[str, Callable[[], Work]]:
     analog_steps: dict[str, Callable[[], Work]] = {
         f"{name}, tiles {tiles}": partial(analog, kind, tiles)
         for tiles in (ONE, MANY)
-        for name, kind in (("exact", config), ("fast", fast), ("hardware-aware", aware))
+        for name, kind in (("exact", config), ("hardware-aware", aware))
     }
     same_tiles = {f"digital, batch {BATCH}, tiles {MANY}": partial(digital, MANY)}
     return digital_steps | analog_steps | same_tiles

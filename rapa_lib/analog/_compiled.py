@@ -77,7 +77,7 @@ class _Pulses(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_double) for name in ("rate", "most", "dw_min_std")),
-        *((name, ctypes.c_int64) for name in ("update_management", "update_bl_management", "fast")),
+        *((name, ctypes.c_int64) for name in ("update_management", "update_bl_management")),
         ("seed", ctypes.c_uint64),
     ]
 
@@ -85,8 +85,7 @@ class _Pulses(ctypes.Structure):
     def of(cls, update: UpdateParameters, device: PulsedDevice, lr: float) -> "_Pulses":
         return cls(
             lr / device.granularity, update.desired_bl, device.dw_min_std,
-            update.update_management, update.update_bl_management, update.method == "fast",
-            _seed(),
+            update.update_management, update.update_bl_management, _seed(),
         )  # fmt: skip
 
 
@@ -101,9 +100,7 @@ def serves(tensor: Tensor) -> bool:
 
 def serves_update(tensor: Tensor, update: UpdateParameters) -> bool:
     """Whether the compiled pulses take this kind of update as well."""
-    return (
-        serves(tensor) and update.method in ("exact", "fast") and update.desired_bl <= _MOST_SLOTS
-    )
+    return serves(tensor) and update.method == "exact" and update.desired_bl <= _MOST_SLOTS
 
 
 def forward(
@@ -156,8 +153,7 @@ def update(
 ) -> None:
     """Send the pulses of patches of x, errors d and a rate.
 
-    Pulses move ``hidden``, if it is there, and write it with noise to the matrices. Where steps
-    depend on the weight the method must be ``"exact"``.
+    Pulses move ``hidden``, if it is there, and write it with noise to the matrices.
     """
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
@@ -177,7 +173,7 @@ def scan(
     hidden: Tensor | None = None,
 ) -> None:
     """Move devices by whole numbers of pulses; see :func:`rapa_lib.analog._devices.scan`."""
-    numbers = [c.contiguous() for c in counts[:2]]
+    numbers = [c.contiguous() for c in counts]
     size = (ctypes.c_int64(matrices.numel()), ctypes.c_uint64(_seed()))
     with _laid_out(matrices, hidden) as moved:
         _run("scan_pulses", (_Steps.of(device), *size), *numbers, *moved, *_devices(points))
@@ -213,14 +209,10 @@ def count(
     """Count the same pulses, for any device."""
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
-    fast = pulses[0].method == "fast"
-    counts = [matrices.new_zeros(matrices.shape) for _ in range(4 if fast else 2)]
+    counts = Counts(matrices.new_zeros(matrices.shape), matrices.new_zeros(matrices.shape))
     where = (x, pixels_of(d), assignment)
-    _call(
-        "count_pulses", layer, (_Pulses.of(*pulses),), *where,
-        *counts, *([] if fast else [None, None]),
-    )  # fmt: skip
-    return Counts(*counts)
+    _call("count_pulses", layer, (_Pulses.of(*pulses),), *where, *counts)
+    return counts
 
 
 def _call(

@@ -10,7 +10,7 @@ from rapa_lib.analog import _compiled, _products
 from rapa_lib.analog._device_config import PulsedDevice
 from rapa_lib.analog._devices import CrossPoints, clip, move, n_sections, pulse_by_pulse
 from rapa_lib.analog._io_config import UpdateParameters
-from rapa_lib.analog._pulses import METHODS, Counts, Trains
+from rapa_lib.analog._pulses import Coincidences, Counts, Trains
 from rapa_lib.layers.products.gathered import Blocks
 from rapa_lib.layers.products.geometry import Geometry, pixels_of
 
@@ -101,8 +101,6 @@ class Crossbar:
         if update.method == "sequential":
             self._send_one_by_one(signals, update)
             return
-        if self.device.order_matters:  # which needs whole pulses
-            update = replace(update, method="exact")
         images = len(signals.x)
         section = math.ceil(images / n_sections(self.device))
         compiled = _compiled.serves_update(signals.x, update)
@@ -125,17 +123,12 @@ class Crossbar:
         if self.signs is None:
             return counts
         turn = self.signs[:, :, None] < 0
-        pairs = ((counts.up, counts.down), (counts.up_var, counts.down_var))
-        (up, down), variances = (
-            (None, None) if a is None or b is None
-            else (torch.where(turn, b, a), torch.where(turn, a, b))
-            for a, b in pairs
-        )  # fmt: skip
-        return Counts(up, down, *variances)  # type: ignore[arg-type]  # counts there are
+        up, down = counts
+        return Counts(torch.where(turn, down, up), torch.where(turn, up, down))
 
     def _count(self, signals: Signals, update: UpdateParameters) -> Counts:
         """Count the pulses of some images, a few of them at a time."""
-        sums = METHODS[update.method](self.weight)
+        sums = Coincidences(self.weight)
         for chunk in _products.chunks(signals.assignment, self.weight):
             blocks = Blocks.of(signals.assignment[chunk], len(self.weight))
             rows = _products.patch_rows(signals.geometry, signals.x[chunk], blocks)

@@ -169,8 +169,6 @@ def move(weight: Tensor, counts: Counts, points: CrossPoints, device: PulsedDevi
         return
     up, down = points.step_up, points.step_down
     variance = (counts.up * up**2 + counts.down * down**2).mul_(device.dw_min_std**2)
-    if counts.up_var is not None and counts.down_var is not None:
-        variance += counts.up_var * up**2 + counts.down_var * down**2
     weight.addcmul_(counts.up, up).addcmul_(counts.down, down, value=-1)
     weight.addcmul_(variance.clamp_min_(0).sqrt_(), torch.randn_like(weight))
     clip(weight, points)

@@ -8,7 +8,7 @@ from rapa_lib._checks import Checked, check_int, check_real, checked, choice, fl
 
 NOISE_MANAGEMENTS = ("abs_max", "none")
 BOUND_MANAGEMENTS = ("iterative", "none")
-PULSE_METHODS = ("exact", "fast", "sequential")
+PULSE_METHODS = ("exact", "sequential")
 
 
 def resolution(bits: int) -> float:
@@ -105,10 +105,8 @@ class UpdateParameters(Checked):
         update_management: share the pulse probabilities between rows and columns so that their
             largest are equal.
         update_bl_management: use no more slots than the largest product needs.
-        method: ``"exact"`` draws every pulse and counts coincidences; ``"fast"`` draws counts of
-            the same mean and variance, independent of each other (devices whose steps depend on
-            their weight need whole pulses: theirs are counted as in ``"exact"``);
-            ``"sequential"`` is the definition, one patch and one slot after another, slow.
+        method: ``"exact"`` draws every pulse and counts coincidences; ``"sequential"`` is the
+            definition, one patch and one slot after another, slow.
 
     Raises:
         ValueError, TypeError: naming the argument.

@@ -62,24 +62,17 @@ class Trains(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Pulses that devices (T, K, M) receive.
-
-    Args:
-        up, down: numbers of pulses, or their means.
-        up_var, down_var: variances of the numbers; None where they are known.
-    """
+    """Numbers of pulses up and down that devices (T, K, M) receive."""
 
     up: Tensor
     down: Tensor
-    up_var: Tensor | None = None
-    down_var: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Counts":
-        """The same with every tensor changed."""
-        return Counts(*(None if c is None else change(c) for c in self))  # type: ignore[arg-type]
+        """The same with both tensors changed."""
+        return Counts(change(self.up), change(self.down))
 
 
-class Exact:
+class Coincidences:
     """Counts of drawn pulses: from bits X and D, S = XᵀD of signed, T = |X|ᵀ|D| of unsigned."""
 
     def __init__(self, like: Tensor) -> None:
@@ -102,34 +95,6 @@ class Exact:
 
     def counts(self) -> Counts:
         return Counts((self.all - self.signed) / 2, (self.all + self.signed) / 2)
-
-
-class Fast:
-    """Means and variances of the counts, without drawing a pulse.
-
-    Of the BL slots of a pair a share p = p_x · p_d coincides: the mean count is BL · p, its
-    variance BL · p · (1 − p). Each device's variance is shared out to steps up and down like their
-    means. Counts of devices that share a row or a column are taken as independent.
-    """
-
-    def __init__(self, like: Tensor) -> None:
-        self.signed, self.all, self.squares = (torch.zeros_like(like) for _ in range(3))
-
-    def add(self, trains: Trains, tile: Tensor | None) -> None:
-        """As :meth:`Exact.add`."""
-        x, d = trains.x * trains.bl, trains.d
-        _add(self.signed, x.transpose(1, 2) @ d, tile)
-        _add(self.squares, (x * trains.x).transpose(1, 2) @ (d * d), tile)
-        _add(self.all, x.abs_().transpose(1, 2) @ d.abs(), tile)
-
-    def counts(self) -> Counts:
-        up, down = (self.all - self.signed) / 2, (self.all + self.signed) / 2
-        share = 1 - self.squares / self.all.clamp_min(torch.finfo(self.all.dtype).tiny)
-        share.clamp_(0, 1)
-        return Counts(up, down, up * share, down * share)
-
-
-METHODS: dict[str, type[Exact] | type[Fast]] = {"exact": Exact, "fast": Fast}
 
 
 def _bits(probability: Tensor, n_slots: int) -> Tensor:

@@ -21,7 +21,7 @@ struct Periphery {
 };
 struct Pulses {
     double rate, most, dw_min_std;  // rate: lr / dw_min; most: slots in a train
-    int64_t update_management, update_bl_management, fast;
+    int64_t update_management, update_bl_management;
     uint64_t seed;
 };
 // How steps depend on the weight; see _devices.py.
@@ -463,7 +463,7 @@ void encode(const Pulses& p, int64_t patch, int64_t k, const float* numbers, int
 // the cache.
 constexpr int XS = BLOCK + 16;
 
-// Sums over patches for `V` vectors of outputs and one input: exact, numbers of pulses up and down.
+// Sums over patches for `V` vectors of outputs and one input: numbers of pulses up and down.
 template <int V>
 void count(int64_t n, const float* x, const float* d, int64_t stride, float* up, float* down) {
     Words sum[V] = {};  // pulses up in the lower half, down in the upper
@@ -486,40 +486,9 @@ void count(int64_t n, const float* x, const float* d, int64_t stride, float* up,
     }
 }
 
-// The same for fast and K inputs: sums of BL·p signed, unsigned, and of BL·p². A patch's numbers d
-// are followed by their magnitudes and their squares; so are the BL·p_x of x, in XS apart.
-template <int K>
-void add_means(int64_t n, const float* x, const float* d, int64_t width, float* const* sums) {
-    Floats sum[3][K][VECTORS];
-#pragma GCC unroll 3
-    for (int part = 0; part < 3; part++)
-#pragma GCC unroll 4
-        for (int k = 0; k < K; k++)
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++)
-                sum[part][k][v] = load(sums[part] + k * width + v * WIDTH);
-    for (int64_t p = 0; p < n; p++, d += 3 * width)
-#pragma GCC unroll 3
-        for (int part = 0; part < 3; part++)
-#pragma GCC unroll 4
-            for (int k = 0; k < K; k++) {
-                const float number = x[(k * 3 + part) * XS + p];
-#pragma GCC unroll 2
-                for (int v = 0; v < VECTORS; v++)
-                    sum[part][k][v] += number * load(d + part * width + v * WIDTH);
-            }
-#pragma GCC unroll 3
-    for (int part = 0; part < 3; part++)
-#pragma GCC unroll 4
-        for (int k = 0; k < K; k++)
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++)
-                store(sums[part] + k * width + v * WIDTH, sum[part][k][v]);
-}
-
-// The devices of a layer, or where to put the counts of those that PyTorch moves. Absent: null.
+// The devices of a layer; null: absent.
 struct Devices {
-    float *weight, *up_var, *down_var;
+    float* weight;
     const float *step_up, *step_down, *w_max, *w_min, *shape_up, *shape_down, *reference;
     float* read;  // what is read of weights that are written with noise
     const Steps* steps;
@@ -543,7 +512,7 @@ struct Some {
 };
 
 // Move devices with constant steps by their pulses.
-void move(const Devices& d, const Some& at, Floats u, Floats v, Floats cycle, Random& random) {
+void move(const Devices& d, const Some& at, Floats u, Floats v, float cycle, Random& random) {
     const Floats a = at.of(d.step_up), b = at.of(d.step_down);
     const Floats variance = (u * a * a + v * b * b) * cycle;
     Floats w = at.of(d.weight) + (u * a - v * b) + root(variance) * random.normal();
@@ -596,16 +565,14 @@ void scan(const Devices& d, const Some& at, Floats u, Floats v, Random& random) 
 
 // Move n devices, from the first-th, by their pulses.
 void move_all(const Devices& d, int64_t first, int64_t n, const float* up, const float* down,
-              const float* share, double cycle, Random& random) {
+              double cycle, Random& random) {
     const int64_t kind = d.steps ? d.steps->kind : CONSTANT;
     for (int64_t k = 0; k < n; k += WIDTH) {
         const Floats u = load(up + k), v = load(down + k);
         if (!any((u != 0) | (v != 0))) continue;
         const Some at{first + k, std::min<int64_t>(WIDTH, n - k)};
-        // share: what variance a count itself has, in units of its mean.
         if (kind == CONSTANT)
-            move(d, at, u, v, share ? load(share + k) + float(cycle) : Floats{} + float(cycle),
-                 random);
+            move(d, at, u, v, cycle, random);
         else if (kind == LINEAR)
             scan<LINEAR>(d, at, u, v, random);
         else if (kind == EXPONENTIAL)
@@ -621,15 +588,15 @@ struct Signals {
     const Layer& layer;
     const Pulses& pulses;
     const Plan<float> plan;
-    const int64_t outputs, width, length, total, kinds;  // kinds: numbers for each error
+    const int64_t outputs, width, length, total;
     std::vector<float> images, trains;
     std::vector<Train> train;
     Sorted sorted;
 
     Signals(const Layer& l, const Pulses& p, const int64_t* assignment)
         : layer(l), pulses(p), plan(l), outputs(l.out_channels), width(plan.out_padded),
-          length(plan.length), total(l.batch * plan.n_patches), kinds(p.fast ? 3 : 1),
-          images(l.batch * plan.image_size + WIDTH), trains(total * kinds * width), train(total) {
+          length(plan.length), total(l.batch * plan.n_patches),
+          images(l.batch * plan.image_size + WIDTH), trains(total * width), train(total) {
         sorted.sort(l, assignment, 0, l.batch);
     }
 
@@ -643,119 +610,70 @@ struct Signals {
             const float d_max = largest(grad + j * outputs, outputs);
             finite = finite && x_max < INFINITY && d_max < INFINITY;
             train[j] = train_of(pulses, x_max, d_max);
-            send_error(grad + j * outputs, j);
+            float* errors = trains.data() + j * width;
+            std::copy_n(grad + j * outputs, outputs, errors);
+            encode(pulses, j, 0, errors, outputs, train[j].d_scale, train[j].slots, errors);
         }
         return finite;
-    }
-
-    // The error of a patch as trains, or as means, their magnitudes and their squares.
-    void send_error(const float* error, int64_t patch) {
-        float* to = trains.data() + patch * kinds * width;
-        if (!pulses.fast) {
-            std::copy_n(error, outputs, to);
-            encode(pulses, patch, 0, to, outputs, train[patch].d_scale, train[patch].slots, to);
-            return;
-        }
-        for (int64_t o = 0; o < outputs; o++) {
-            const float v = error[o] * train[patch].d_scale;
-            const float probability = v > 1 ? 1 : v < -1 ? -1 : v;
-            to[o] = probability;
-            to[width + o] = std::abs(probability);
-            to[2 * width + o] = probability * probability;
-        }
     }
 };
 
 // One thread's buffers: counts the pulses that a stretch of a tile's inputs sends to its devices.
 struct Counter {
     const Signals& all;
-    const int64_t size, n_devices;
-    std::vector<float> d, xs, row;          // of a block of patches: trains of errors, of inputs
-    std::vector<float> up, down, squares;   // sums, (length, width)
-    std::vector<float> flat;                // the same, (3, length · outputs + WIDTH)
+    const int64_t n_devices;
+    std::vector<float> d, xs, row;  // of a block of patches: trains of errors, of inputs
+    std::vector<float> up, down;    // sums, (length, width)
+    std::vector<float> flat;        // the same, (2, length · outputs + WIDTH)
 
     explicit Counter(const Signals& signals)
-        : all(signals), size(all.length * all.width), n_devices(all.length * all.outputs),
-          d(all.kinds * BLOCK * all.width), xs(all.kinds * all.length * XS), row(all.length + WIDTH),
-          up(size), down(size), squares(size), flat(3 * (n_devices + WIDTH)) {}
+        : all(signals), n_devices(all.length * all.outputs), d(BLOCK * all.width),
+          xs(all.length * XS), row(all.length + WIDTH), up(all.length * all.width),
+          down(up.size()), flat(2 * (n_devices + WIDTH)) {}
 
     float* ups() { return flat.data(); }
     float* downs() { return ups() + n_devices + WIDTH; }
-    float* shares() { return downs() + n_devices + WIDTH; }
 
     // Count the pulses of a tile's patches; false if it has none.
     bool run(int64_t tile, int64_t stretch) {
         const int64_t begin = all.sorted.first[tile], end = all.sorted.first[tile + 1];
         if (begin == end) return false;
-        for (auto* sums : {&up, &down, &squares}) std::fill(sums->begin(), sums->end(), 0);
+        for (auto* sums : {&up, &down}) std::fill(sums->begin(), sums->end(), 0);
         for (int64_t i = begin; i < end; i += BLOCK)
             add(gather(i, std::min<int64_t>(i + BLOCK, end), stretch));
-        if (all.pulses.fast) counts_of_means();
         flatten();
         return true;
     }
 
     // Put the signals of those patches of a block that send any side by side; return how many.
     int64_t gather(int64_t begin, int64_t end, int64_t stretch) {
-        const int64_t numbers = all.kinds * all.width;
+        const int64_t width = all.width;
         int64_t n = 0;
         for (int64_t j = begin; j < end; j++) {
             const int64_t id = all.sorted.ids[j];
             if (!all.train[id].slots) continue;
-            std::copy_n(all.trains.data() + id * numbers, numbers, d.data() + n * numbers);
+            std::copy_n(all.trains.data() + id * width, width, d.data() + n * width);
             send_inputs(id, stretch, n++);
         }
         return n;
     }
 
-    // A stretch of a patch as trains, or as means, their magnitudes and squares: the n-th of a block.
+    // A stretch of a patch as trains: the n-th of a block.
     void send_inputs(int64_t id, int64_t stretch, int64_t n) {
         const Train& train = all.train[id];
         const float* from = all.plan.patch(all.images.data(), id) + all.plan.stretches[stretch];
-        if (!all.pulses.fast) {
-            encode(all.pulses, id, stretch + 1, from, all.length, train.x_scale, train.slots,
-                   row.data());
-            for (int64_t k = 0; k < all.length; k++) xs[k * XS + n] = row[k];
-            return;
-        }
-        const float slots = train.slots, scale = train.x_scale;
-        for (int64_t k = 0; k < all.length; k++) {
-            const float v = from[k] * scale;
-            const float x = v > 1 ? 1 : v < -1 ? -1 : v, mean = x * slots;
-            float* to = xs.data() + 3 * k * XS + n;
-            to[0] = mean, to[XS] = std::abs(mean), to[2 * XS] = mean * x;
-        }
+        encode(all.pulses, id, stretch + 1, from, all.length, train.x_scale, train.slots,
+               row.data());
+        for (int64_t k = 0; k < all.length; k++) xs[k * XS + n] = row[k];
     }
 
     // Add the pulses of n gathered patches.
     void add(int64_t n) {
-        const int64_t length = all.length, width = all.width;
-        for (int64_t o = 0; o < width; o += COLUMNS<float>) {
-            int64_t k = 0;
-            auto means = [&]<int K>() {
-                const int64_t at = k * width + o;
-                float* const sums[] = {up.data() + at, down.data() + at, squares.data() + at};
-                add_means<K>(n, xs.data() + 3 * k * XS, d.data() + o, width, sums);
-                k += K;
-            };
-            while (all.pulses.fast && k + 4 <= length) means.template operator()<4>();
-            while (all.pulses.fast && k < length) means.template operator()<1>();
-            for (; k < length; k++)
+        const int64_t width = all.width;
+        for (int64_t o = 0; o < width; o += COLUMNS<float>)
+            for (int64_t k = 0; k < all.length; k++)
                 count<VECTORS>(n, xs.data() + k * XS, d.data() + o, width,
                                up.data() + k * width + o, down.data() + k * width + o);
-        }
-    }
-
-    // From sums of signed, unsigned and squared means to means up and down, and the share of the
-    // variance that they have.
-    void counts_of_means() {
-        for (int64_t k = 0; k < size; k += WIDTH) {
-            const Floats sum = load(down.data() + k), half = load(up.data() + k) * 0.5f;
-            const Floats share = 1 - load(squares.data() + k) / (sum + 1e-30f);
-            store(up.data() + k, positive(sum * 0.5f - half));
-            store(down.data() + k, positive(sum * 0.5f + half));
-            store(squares.data() + k, positive(share));
-        }
     }
 
     // Leave out the outputs that only fill the vectors.
@@ -764,20 +682,14 @@ struct Counter {
         for (int64_t k = 0; k < all.length; k++) {
             std::copy_n(up.data() + k * width, outputs, ups() + k * outputs);
             std::copy_n(down.data() + k * width, outputs, downs() + k * outputs);
-            if (all.pulses.fast)
-                std::copy_n(squares.data() + k * width, outputs, shares() + k * outputs);
         }
-        for (float* tail : {ups(), downs(), shares()}) std::fill_n(tail + n_devices, WIDTH, 0.0f);
+        for (float* tail : {ups(), downs()}) std::fill_n(tail + n_devices, WIDTH, 0.0f);
     }
 
     // Write the counts for those devices that PyTorch moves.
-    void write(int64_t at, const Devices& devices, float* to_ups, float* to_downs) {
+    void write(int64_t at, float* to_ups, float* to_downs) {
         std::copy_n(ups(), n_devices, to_ups + at);
         std::copy_n(downs(), n_devices, to_downs + at);
-        for (int64_t k = 0; all.pulses.fast && k < n_devices; k++) {
-            devices.up_var[at + k] = ups()[k] * shares()[k];
-            devices.down_var[at + k] = downs()[k] * shares()[k];
-        }
     }
 };
 
@@ -804,12 +716,12 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
                 if (!counter.run(t, s)) continue;
                 const int64_t at = (t * all.plan.n_stretches + s) * counter.n_devices;
                 if (ups) {
-                    counter.write(at, devices, ups, downs);
+                    counter.write(at, ups, downs);
                     continue;
                 }
                 Random random(p.seed, all.total + t, s);
                 move_all(devices, at, counter.n_devices, counter.ups(), counter.downs(),
-                         p.fast ? counter.shares() : nullptr, p.dw_min_std * p.dw_min_std, random);
+                         p.dw_min_std * p.dw_min_std, random);
             }
     }
     return true;
@@ -832,24 +744,21 @@ int rapa_pulsed_update(const Layer* l, const Pulses* p, const Steps* steps, cons
                        const float* w_min, const float* shape_up, const float* shape_down,
                        const float* reference) {
     return pulsed_update(*l, *p, x, grad, assignment,
-                         {weight, nullptr, nullptr, step_up, step_down, w_max, w_min, shape_up,
-                          shape_down, reference, read, steps},
+                         {weight, step_up, step_down, w_max, w_min, shape_up, shape_down,
+                          reference, read, steps},
                          nullptr, nullptr);
 }
 int rapa_count_pulses(const Layer* l, const Pulses* p, const float* x, const float* grad,
-                      const int64_t* assignment, float* up, float* down, float* up_var,
-                      float* down_var) {
-    Devices devices{};
-    devices.up_var = up_var, devices.down_var = down_var;
-    return pulsed_update(*l, *p, x, grad, assignment, devices, up, down);
+                      const int64_t* assignment, float* up, float* down) {
+    return pulsed_update(*l, *p, x, grad, assignment, {}, up, down);
 }
 // Move n devices by whole numbers of pulses, on one thread.
 int rapa_scan_pulses(const Steps* steps, int64_t n, uint64_t seed, const float* up,
                      const float* down, float* weight, float* read, const float* step_up,
                      const float* step_down, const float* w_max, const float* w_min,
                      const float* shape_up, const float* shape_down, const float* reference) {
-    const Devices devices{weight, nullptr, nullptr, step_up, step_down, w_max, w_min, shape_up,
-                          shape_down, reference, read, steps};
+    const Devices devices{weight, step_up, step_down, w_max, w_min, shape_up, shape_down,
+                          reference, read, steps};
     constexpr int64_t part = 64 * WIDTH;
     std::vector<float> u(part), v(part);
     for (int64_t i = 0; i < n; i += part) {
@@ -857,7 +766,7 @@ int rapa_scan_pulses(const Steps* steps, int64_t n, uint64_t seed, const float* 
         std::fill(u.begin(), u.end(), 0.0f), std::fill(v.begin(), v.end(), 0.0f);
         std::copy_n(up + i, width, u.begin()), std::copy_n(down + i, width, v.begin());
         Random random(seed, i);
-        move_all(devices, i, width, u.data(), v.data(), nullptr, 0, random);
+        move_all(devices, i, width, u.data(), v.data(), 0, random);
     }
     return 1;
 }

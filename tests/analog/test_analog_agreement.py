@@ -65,7 +65,7 @@ def beyond(draws, mean, std, n, rounding, errors=4):
     return bool(((draws.mean(0) - mean).abs() > allowed).any())
 
 
-def assert_agrees(draws, mean, std, n, *, rounding=0.0, errors=4, spread=0.05):
+def assert_agrees(draws, mean, std, n, *, rounding=0.0, errors=4):
     """Draws (m, …) against mean and standard deviation of n others."""
     draws = draws.double()
     off = draws.mean(0) - mean
@@ -78,10 +78,10 @@ def assert_agrees(draws, mean, std, n, *, rounding=0.0, errors=4, spread=0.05):
     kurtosis = ((draws - draws.mean(0)) ** 4).mean(0)[varies] / ours**4
     sampling = ((kurtosis - 1).clamp_min(0) / 4 * (1 / n + 1 / len(draws))).sqrt()
     ratio = ours / std[varies]
-    assert ((ratio - 1).abs() <= spread + errors * sampling).all(), (ratio.min(), ratio.max())
+    assert ((ratio - 1).abs() <= 0.05 + errors * sampling).all(), (ratio.min(), ratio.max())
     if varies.any():  # and taken together, where sampling says more
         together = (ours.square().mean() / std[varies].square().mean()).sqrt()
-        assert together == pytest.approx(1, abs=spread / 2)
+        assert together == pytest.approx(1, abs=0.025)
 
 
 def tile_with(io):
@@ -124,7 +124,7 @@ def test_a_vector_of_zeros_gives_zeros():
     assert not tile_with(VARIANTS["default"])(reference()["mvm/X"][4:5]).any()
 
 
-@pytest.mark.parametrize("method", ["sequential", "exact", "fast"])
+@pytest.mark.parametrize("method", ["sequential", "exact"])
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("lr", ["0.01", "0.1"])
 @pytest.mark.parametrize("update", UPDATES)
@@ -141,7 +141,7 @@ def test_updates(device, update, lr, batch, method):
     tiles.update(x, d, float(lr), torch.arange(n).repeat(batch))
     assert_agrees(
         tiles.read() - start, *measured(f"upd/{name}/"), n, rounding=1e-7,
-        errors=6 if name == CERTAIN_PULSES else 4, spread=0.1 if method == "fast" else 0.05,
+        errors=6 if name == CERTAIN_PULSES else 4,
     )  # fmt: skip
 
 

@@ -62,13 +62,12 @@ def test_products_without_noise_agree(both, io, geometry):
 
 
 @needs_compiler
-@pytest.mark.parametrize("method", ["exact", "fast"])
 @pytest.mark.parametrize("desired_bl", [5, 31])
 @pytest.mark.parametrize("kind", [ConstantStepDevice, SoftBoundsDevice])
-def test_updates_agree(both, kind, desired_bl, method):
+def test_updates_agree(both, kind, desired_bl):
     torch.manual_seed(0)
     device = kind(dw_min_dtod=0, w_max_dtod=0, w_min_dtod=0, up_down_dtod=0, up_down=0.1)
-    update = UpdateParameters(desired_bl, method=method)
+    update = UpdateParameters(desired_bl)
     x, d, n = torch.randn(7, 37), torch.randn(7, 19) / 3, 2000
     x[1], d[2] = 0, 0
     x = x.repeat_interleave(n, 0)

@@ -67,7 +67,7 @@ def test_resolutions():
         (lambda: resolution(0), "bits: got 0, allowed: 2 to 20"),
         (lambda: resolution(1), "bits: got 1, allowed: 2 to 20"),
         (lambda: UpdateParameters(desired_bl=0), "desired_bl: got 0, allowed: 1"),
-        (lambda: UpdateParameters(method="slow"), "method: got 'slow', allowed: exact, fast"),
+        (lambda: UpdateParameters(method="slow"), "method: got 'slow', allowed: exact, seq"),
         (lambda: ConstantStepDevice(w_max=-1), r"w_max: got -1\.0 with w_min = -0\.6, allowed: ab"),
         (lambda: ConstantStepDevice(w_max=0.5, w_min=0.5), "w_max: got 0.5 with w_min = 0.5"),
         (lambda: ConstantStepDevice(dw_min=0), "dw_min: got 0.0, allowed: .*above 0"),

@@ -96,20 +96,18 @@ def test_pulses_follow_the_gradient():
     torch.manual_seed(0)
     device = replace(WIDE, dw_min=1e-5, dw_min_dtod=0, dw_min_std=0, up_down_dtod=0)
     perfect = IOParameters.perfect()
-    for method in ("exact", "fast"):
-        update = UpdateParameters(desired_bl=1000, method=method)
-        config = TileConfig(perfect, perfect, update, device)
-        digital, analog, x = pair(config, padding=2)
-        assignment = digital.assignment(3, (9, 8))
-        optimizers = [torch.optim.SGD(digital.parameters(), lr=0.5), AnalogSGD(analog, lr=0.5)]
-        before = digital.weight.detach().clone()
-        for layer, optimizer in zip((digital, analog), optimizers, strict=True):
-            layer(x, assignment).pow(2).mean().backward()
-            optimizer.step()
-        wanted, got = (layer.weight.detach() - before for layer in (digital, analog))
-        assert torch.cosine_similarity(wanted.flatten(), got.flatten(), 0) > 0.98
-        assert got.norm() == pytest.approx(wanted.norm().item(), rel=0.05)
-        torch.testing.assert_close(analog.bias, digital.bias)
+    config = TileConfig(perfect, perfect, UpdateParameters(desired_bl=1000), device)
+    digital, analog, x = pair(config, padding=2)
+    assignment = digital.assignment(3, (9, 8))
+    optimizers = [torch.optim.SGD(digital.parameters(), lr=0.5), AnalogSGD(analog, lr=0.5)]
+    before = digital.weight.detach().clone()
+    for layer, optimizer in zip((digital, analog), optimizers, strict=True):
+        layer(x, assignment).pow(2).mean().backward()
+        optimizer.step()
+    wanted, got = (layer.weight.detach() - before for layer in (digital, analog))
+    assert torch.cosine_similarity(wanted.flatten(), got.flatten(), 0) > 0.98
+    assert got.norm() == pytest.approx(wanted.norm().item(), rel=0.05)
+    torch.testing.assert_close(analog.bias, digital.bias)
 
 
 def test_hardware_aware_training_has_exact_gradients_of_noisy_outputs():
@@ -160,11 +158,9 @@ def analog_network(config=None, **changes):
 
 
 @pytest.mark.filterwarnings("ignore:.*weights are outside the bounds")
-@pytest.mark.parametrize("method", ["exact", "fast"])
 @pytest.mark.parametrize("preset", [rpu_baseline, reram])
-def test_networks_learn_by_pulses(preset, method):
-    config = replace(preset(), update=UpdateParameters(method=method))
-    network = analog_network(config)
+def test_networks_learn_by_pulses(preset):
+    network = analog_network(preset())
     losses = steps(network, AnalogSGD(network, lr=0.05), 60)
     # Resistive memories, whose steps vary by 375 %, learn more slowly.
     assert sum(losses[-5:]) < (0.6 if preset is rpu_baseline else 0.85) * sum(losses[:5])
