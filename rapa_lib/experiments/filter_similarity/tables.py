@@ -91,19 +91,15 @@ def with_varied(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     labels = {name: [record[name] for record in records] for name in ("tiling", "n_tiles")}
     apart = {*_APART, *tuned(configs.assign(**labels))}
     names = [name for name in configs if name not in apart and configs[name].nunique() > 1]
+    pairs = zip(with_synchronisation(records), configs.iterrows(), strict=True)
     return [
         record | {"varied": ", ".join(f"{name} {config[name]}" for name in names)}
-        for record, (_, config) in zip(
-            with_synchronisation(records), configs.iterrows(), strict=True
-        )
+        for record, (_, config) in pairs
     ]
 
 
 def tuned(table: pd.DataFrame) -> list[str]:
-    """The knobs that differ among the arms of a table and within none.
-
-    Arms are told apart by tiling, tiles, and how tiles are brought together.
-    """
+    """The knobs that differ among arms (tiling, tiles, how these meet) and within none."""
     apart = ("tiling", "n_tiles", *SYNCHRONISATION)
     arms = [table[name].astype(str) for name in apart if name in table]
     texts = {name: table[name].astype(str) for name in KNOBS if name in table and arms}
