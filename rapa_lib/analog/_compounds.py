@@ -139,11 +139,13 @@ class Transfer(nn.Module):
             self.waiting[due] -= every
 
     def _transfer(self, slow: Crossbar, tiles: Tensor, lr: float) -> None:
-        """Read the next column of the fast devices of some tiles and send it to the slow ones."""
+        """Read the next column of the fast devices of some tiles and send it to the slow ones.
+
+        A unit vector is the input, so only the devices of its line are read and written to.
+        """
         compound, columns = self.compound, self.column[tiles]
-        unit = self.fast.new_zeros(len(tiles), 1, self.fast.shape[1])
-        unit[torch.arange(len(tiles)), 0, columns] = 1
-        values = analog_product(unit, self.fast[tiles], compound.transfer_forward)[:, 0]
+        lines = tiles[:, None], columns[:, None]
+        values = self._read(tiles, columns)
         rate = compound.transfer_lr * (lr if compound.scale_transfer_lr else 1.0)
         if isinstance(compound, BufferedTransferCompound):
             values = self._through_buffer(values, tiles, columns, rate)
@@ -151,11 +153,21 @@ class Transfer(nn.Module):
         self.column[tiles] = (columns + 1) % self.fast.shape[1]
         if rate == 0 or not bool(values.any()):
             return
-        some = slow.part(tiles)
+        some, one = slow.part(lines), values.new_ones(len(tiles), 1, 1)
         granularity = compound.slow_device.granularity
-        trains = Trains.of(unit, -values[:, None], rate, granularity, compound.transfer_update)
+        trains = Trains.of(one, -values[:, None], rate, granularity, compound.transfer_update)
         some.move(row_counts(trains.x, trains.d, trains.bl))
-        slow.put(tiles, some)
+        slow.put(lines, some)
+
+    def _read(self, tiles: Tensor, columns: Tensor) -> Tensor:
+        """A column of each of some tiles as the periphery reads it, (n, M)."""
+        io = self.compound.transfer_forward
+        if not io.is_perfect and io.inp_noise:  # the other inputs are not zero then
+            unit = self.fast.new_zeros(len(tiles), 1, self.fast.shape[1])
+            unit[torch.arange(len(tiles)), 0, columns] = 1
+            return analog_product(unit, self.fast[tiles], io)[:, 0]
+        one = self.fast.new_ones(len(tiles), 1, 1)
+        return analog_product(one, self.fast[tiles[:, None], columns[:, None]], io)[:, 0]
 
     def _through_buffer(
         self, values: Tensor, tiles: Tensor, columns: Tensor, rate: float

@@ -19,6 +19,9 @@ _MOVE_BYTES = 2 * 2**20
 # Trains of errors that the compiled update holds at once.
 _TRAINS_BYTES = 64 * 2**20
 
+Which = slice | Tensor | tuple[Tensor, Tensor]
+"""Tiles, or tiles and lines of theirs, both (n, 1)."""
+
 
 @dataclass(frozen=True)
 class Signals:
@@ -67,8 +70,8 @@ class Crossbar:
         """What pulses move."""
         return self.weight if self.hidden is None else self.hidden
 
-    def part(self, tiles: slice | Tensor) -> "Crossbar":
-        """Some of the matrices."""
+    def part(self, tiles: "Which") -> "Crossbar":
+        """Some of the matrices, or of the lines of each."""
         return Crossbar(
             self.weight[tiles],
             self.points.map(lambda p: p[tiles]),
@@ -77,8 +80,8 @@ class Crossbar:
             None if self.signs is None else self.signs[tiles],
         )
 
-    def put(self, tiles: Tensor, part: "Crossbar") -> None:
-        """Put back what :meth:`part` gave of some tiles, once it has moved."""
+    def put(self, tiles: "Which", part: "Crossbar") -> None:
+        """Put back what :meth:`part` gave, once it has moved."""
         self.weight[tiles] = part.weight
         if self.hidden is not None and part.hidden is not None:
             self.hidden[tiles] = part.hidden

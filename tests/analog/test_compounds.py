@@ -58,7 +58,6 @@ def changes(name, method, updates, n):
 @pytest.mark.parametrize("name", KINDS)
 def test_compounds_have_the_means_and_spreads_of_the_reference(name, method, updates, n):
     torch.manual_seed(0)
-    n = min(n, 250) if name == "chopped" else n  # which is slow one by one
     seen = sum(at <= updates for at in READ_AT)
     where = f"compound/{name}"
     mean, std = (reference()[f"{where}/{part}"].double()[:seen] for part in ("mean", "std"))

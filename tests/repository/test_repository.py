@@ -276,6 +276,7 @@ SMALL = {
     "make study STUDY=smoke": {},
     ".venv/bin/python benchmarks/conv.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/analog.py": {"RAPA_BENCHMARK_REPEATS": "2"},
+    ".venv/bin/python benchmarks/shares.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/analog_rates.py": {"RAPA_BENCHMARK_REPEATS": "1"},
     ".venv/bin/python benchmarks/precision.py": {"RAPA_BENCHMARK_REPEATS": "1"},
     ".venv/bin/python benchmarks/recording.py": {"RAPA_BENCHMARK_REPEATS": "1"},
@@ -382,6 +383,6 @@ def test_paths_on_a_page_exist(page):
 
 def test_the_benchmarks_on_the_pages_are_those_of_the_results():
     shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in ("conv", "analog", "analog_devices"):
+    for name in ("conv", "analog", "analog_devices", "shares"):
         page = ROOT / f"results/benchmarks/{name}.md"
         assert page.read_text(encoding="utf-8").strip() in shown
