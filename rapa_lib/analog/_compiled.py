@@ -150,14 +150,16 @@ def update(
     pulses: tuple[UpdateParameters, PulsedDevice, float],
     points: CrossPoints,
     hidden: Tensor | None = None,
+    signs: Tensor | None = None,
 ) -> None:
     """Send the pulses of patches of x, errors d and a rate.
 
-    Pulses move ``hidden``, if it is there, and write it with noise to the matrices.
+    Pulses move ``hidden``, if it is there, and write it with noise to the matrices. ``signs`` of
+    every tile's inputs, (T, K), turn pulses round.
     """
     assignment = _rows(assignment)
     layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
-    where = (x, pixels_of(d), assignment)
+    where = (x, pixels_of(d), assignment, None if signs is None else signs.contiguous())
     with _laid_out(matrices, hidden) as moved:
         _call(
             "pulsed_update", layer, (_Pulses.of(*pulses), _Steps.of(pulses[1])), *where, *moved,
@@ -196,23 +198,6 @@ def _laid_out(matrices: Tensor, hidden: Tensor | None) -> Iterator[list[Tensor |
 def _devices(points: CrossPoints) -> list[Tensor | None]:
     """The devices' parameters as the source takes them, contiguous."""
     return [None if values is None else values.contiguous() for values in points[:7]]
-
-
-def count(
-    x: Tensor,
-    d: Tensor,
-    matrices: Tensor,
-    assignment: Tensor,
-    geometry: Geometry,
-    pulses: tuple[UpdateParameters, PulsedDevice, float],
-) -> Counts:
-    """Count the same pulses, for any device."""
-    assignment = _rows(assignment)
-    layer = _layer(x.shape, d.shape[1], len(matrices), assignment, geometry, x.stride())
-    counts = Counts(matrices.new_zeros(matrices.shape), matrices.new_zeros(matrices.shape))
-    where = (x, pixels_of(d), assignment)
-    _call("count_pulses", layer, (_Pulses.of(*pulses),), *where, *counts)
-    return counts
 
 
 def _call(

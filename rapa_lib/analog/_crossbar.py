@@ -113,13 +113,12 @@ class Crossbar:
             some = signals.part(begin, begin + section)
             make = (update, self.device, some.lr)
             where = (some.assignment, some.geometry, make)
-            if not compiled:
-                self.move(self._turned(self._count(some, update)))
-            elif self.signs is not None:
-                counts = _compiled.count(some.x, some.d, self.weight, *where)
-                self.move(self._turned(counts))
+            if compiled:
+                _compiled.update(
+                    some.x, some.d, self.weight, *where, self.points, self.hidden, self.signs
+                )
             else:
-                _compiled.update(some.x, some.d, self.weight, *where, self.points, self.hidden)
+                self.move(self._turned(self._count(some, update)))
 
     def _turned(self, counts: Counts) -> Counts:
         """Counts of pulses whose inputs have the signs."""

@@ -583,18 +583,19 @@ void move_all(const Devices& d, int64_t first, int64_t n, const float* up, const
 }
 
 // What all threads of an update read: images with their borders, the errors as trains, the patches
-// by tile.
+// by tile; signs of every tile's inputs, which turn pulses round, or null.
 struct Signals {
     const Layer& layer;
     const Pulses& pulses;
+    const float* signs;
     const Plan<float> plan;
     const int64_t outputs, width, length, total;
     std::vector<float> images, trains;
     std::vector<Train> train;
     Sorted sorted;
 
-    Signals(const Layer& l, const Pulses& p, const int64_t* assignment)
-        : layer(l), pulses(p), plan(l), outputs(l.out_channels), width(plan.out_padded),
+    Signals(const Layer& l, const Pulses& p, const int64_t* assignment, const float* signs)
+        : layer(l), pulses(p), signs(signs), plan(l), outputs(l.out_channels), width(plan.out_padded),
           length(plan.length), total(l.batch * plan.n_patches),
           images(l.batch * plan.image_size + WIDTH), trains(total * width), train(total) {
         sorted.sort(l, assignment, 0, l.batch);
@@ -641,7 +642,7 @@ struct Counter {
         for (auto* sums : {&up, &down}) std::fill(sums->begin(), sums->end(), 0);
         for (int64_t i = begin; i < end; i += BLOCK)
             add(gather(i, std::min<int64_t>(i + BLOCK, end), stretch));
-        flatten();
+        flatten((tile * all.plan.n_stretches + stretch) * all.length);
         return true;
     }
 
@@ -676,26 +677,23 @@ struct Counter {
                                up.data() + k * width + o, down.data() + k * width + o);
     }
 
-    // Leave out the outputs that only fill the vectors.
-    void flatten() {
+    // Leave out the outputs that only fill the vectors; give inputs, from the first-th, their signs.
+    void flatten(int64_t first) {
         const int64_t outputs = all.outputs, width = all.width;
         for (int64_t k = 0; k < all.length; k++) {
-            std::copy_n(up.data() + k * width, outputs, ups() + k * outputs);
-            std::copy_n(down.data() + k * width, outputs, downs() + k * outputs);
+            const bool turned = all.signs && all.signs[first + k] < 0;
+            const auto& rises = turned ? down : up;
+            const auto& falls = turned ? up : down;
+            std::copy_n(rises.data() + k * width, outputs, ups() + k * outputs);
+            std::copy_n(falls.data() + k * width, outputs, downs() + k * outputs);
         }
         for (float* tail : {ups(), downs()}) std::fill_n(tail + n_devices, WIDTH, 0.0f);
-    }
-
-    // Write the counts for those devices that PyTorch moves.
-    void write(int64_t at, float* to_ups, float* to_downs) {
-        std::copy_n(ups(), n_devices, to_ups + at);
-        std::copy_n(downs(), n_devices, to_downs + at);
     }
 };
 
 bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float* grad,
-                   const int64_t* assignment, const Devices& devices, float* ups, float* downs) {
-    Signals all(l, p, assignment);
+                   const int64_t* assignment, const float* signs, const Devices& devices) {
+    Signals all(l, p, assignment, signs);
     bool finite = true;
 #pragma omp parallel num_threads(l.threads) reduction(&& : finite)
     {
@@ -715,10 +713,6 @@ bool pulsed_update(const Layer& l, const Pulses& p, const float* x, const float*
             for (int64_t s = 0; s < all.plan.n_stretches; s++) {
                 if (!counter.run(t, s)) continue;
                 const int64_t at = (t * all.plan.n_stretches + s) * counter.n_devices;
-                if (ups) {
-                    counter.write(at, ups, downs);
-                    continue;
-                }
                 Random random(p.seed, all.total + t, s);
                 move_all(devices, at, counter.n_devices, counter.ups(), counter.downs(),
                          p.dw_min_std * p.dw_min_std, random);
@@ -739,18 +733,13 @@ int rapa_analog_backward(const Layer* l, const Periphery* io, const float* grad,
     return analog_backward(*l, *io, grad, matrices, assignment, grad_x);
 }
 int rapa_pulsed_update(const Layer* l, const Pulses* p, const Steps* steps, const float* x,
-                       const float* grad, const int64_t* assignment, float* weight, float* read,
-                       const float* step_up, const float* step_down, const float* w_max,
+                       const float* grad, const int64_t* assignment, const float* signs,
+                       float* weight, float* read, const float* step_up, const float* step_down, const float* w_max,
                        const float* w_min, const float* shape_up, const float* shape_down,
                        const float* reference) {
-    return pulsed_update(*l, *p, x, grad, assignment,
+    return pulsed_update(*l, *p, x, grad, assignment, signs,
                          {weight, step_up, step_down, w_max, w_min, shape_up, shape_down,
-                          reference, read, steps},
-                         nullptr, nullptr);
-}
-int rapa_count_pulses(const Layer* l, const Pulses* p, const float* x, const float* grad,
-                      const int64_t* assignment, float* up, float* down) {
-    return pulsed_update(*l, *p, x, grad, assignment, {}, up, down);
+                          reference, read, steps});
 }
 // Move n devices by whole numbers of pulses, on one thread.
 int rapa_scan_pulses(const Steps* steps, int64_t n, uint64_t seed, const float* up,

@@ -8,6 +8,7 @@ from test_analog_layers import GEOMETRIES, QUIET, WIDE, pair
 
 from rapa_lib.analog import (
     AnalogTileArray,
+    ChoppedTransferCompound,
     ConstantStepDevice,
     IOParameters,
     SoftBoundsDevice,
@@ -83,6 +84,33 @@ def test_updates_agree(both, kind, desired_bl):
     assert ((ours.mean(0) - theirs.mean(0)).abs() < 5 * error + 1e-7).all()
     ratio = (ours.var(0).mean() / theirs.var(0).mean()).sqrt()
     assert float(ratio) == pytest.approx(1, abs=0.01)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", [ConstantStepDevice, SoftBoundsDevice])
+def test_signs_of_inputs_turn_pulses_round(both, kind):
+    """All steps of a device are of one size, and all pulses certain: nothing is left to chance."""
+    same = {"dw_min": 0.01, "dw_min_dtod": 0, "dw_min_std": 0, "w_max_dtod": 0, "w_min_dtod": 0}
+    device = kind(**same, up_down_dtod=0)
+    compound = ChoppedTransferCompound(fast_device=device, slow_device=device, transfer_every=0)
+    update = UpdateParameters(5, update_management=False, update_bl_management=False)
+    torch.manual_seed(0)
+    x, d = torch.randn(4, 37).sign(), torch.randn(4, 19).sign()
+    signs, groups = torch.randn(3, 37).sign(), torch.tensor([0, 1, 1, 2])
+
+    def moved():
+        tiles = AnalogTileArray(3, 37, 19, TileConfig(device=compound, update=update), seed=0)
+        tiles._compound.signs.copy_(signs)
+        tiles.update(x, d, 0.05, groups)
+        return tiles._compound.fast.clone()
+
+    ours, theirs = both(moved)
+    torch.testing.assert_close(ours, theirs)
+    if kind is ConstantStepDevice:  # every patch: five pulses of one step
+        expected = torch.zeros(3, 37, 19)
+        for patch, tile in enumerate(groups):
+            expected[tile] -= 0.05 * torch.outer(x[patch] * signs[tile], d[patch])
+        torch.testing.assert_close(ours, expected)
 
 
 @needs_compiler

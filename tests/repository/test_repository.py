@@ -286,6 +286,7 @@ UNRUN = {
     "make study STUDY=mnist5k",
     "make study STUDY=digits",
     "make study STUDY=synchronisation_digits",
+    "make study STUDY=analog_digits",
     "make tune STUDY=digits",
     "make tune STUDY=small DATA=../shared/data/cifar10 NAME=small_mine",
     "make study STUDY=full DATA=../shared/data/cifar10",
