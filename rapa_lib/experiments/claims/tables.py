@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rapa_lib.experiments.recipe import KNOBS, LATER, SYNCHRONISATION
+from rapa_lib.runtime import PERFORATED_DENSE
 
 SETTINGS = (
     "dataset", "n_train", "mirror", "max_shift", "network", "n_tiles", "tile_init", "pooling",
@@ -28,7 +29,9 @@ _ONE_TILE = (
 )  # fmt: skip
 UNHEEDED = {
     "none": ("n_tiles", *_ONE_TILE),
-    **dict.fromkeys(("enlarged", "noisy", "perforated", "tile_noise", "dropout"), _ONE_TILE),
+    **dict.fromkeys(
+        ("enlarged", "noisy", "perforated", PERFORATED_DENSE, "tile_noise", "dropout"), _ONE_TILE
+    ),
 }
 """By tiling without tiles, the settings that say nothing of it: any value serves."""
 

@@ -22,6 +22,7 @@ from rapa_lib.experiments.plots import (
     within_percent,
 )
 from rapa_lib.experiments.recipe import SYNCHRONISATION
+from rapa_lib.experiments.synchronisation.spread import steady
 from rapa_lib.experiments.synchronisation.tables import NEVER, by_size, every_text
 from rapa_lib.runtime import PERFORATED_DENSE
 
@@ -68,7 +69,7 @@ def errors_figure(table: pd.DataFrame) -> Figure:
             axes.set_title(f"{n_tiles} tiles")
             axes.set_xticks(list(ks.values()), [str(k) if k else "never" for k in ks])
             axes.set_xlabel("steps between averagings")
-            within_percent(axes, "y")
+        within_percent(panels[0], "y")  # all of them: they share the axis
         panels[0].set_ylabel("test error (%)")
         handles = [
             Line2D([], [], color=colours[c], marker=marker, linestyle=line, label=words)
@@ -130,7 +131,8 @@ def spread_figure(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of ``synchronisation_spread.csv``; maybe none.
     """
-    rows = table[(table["measured"] > 0) & (table["predicted"] > 0)]
+    rows = steady(table)
+    rows = rows[(rows["measured"] > 0) & (rows["predicted"] > 0)]
     with mpl.rc_context(STYLE):
         layers = sorted(rows["layer"].unique())
         figure = Figure(figsize=(WIDTH, 3.6))

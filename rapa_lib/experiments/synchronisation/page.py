@@ -9,7 +9,7 @@ from rapa_lib.experiments.synchronisation.figures import (
     frontier_figure,
     spread_figure,
 )
-from rapa_lib.experiments.synchronisation.spread import spread_summary, spread_table
+from rapa_lib.experiments.synchronisation.spread import STEADY, spread_summary, spread_table
 from rapa_lib.experiments.synchronisation.tables import (
     chosen_records,
     synchronisation_answer,
@@ -40,7 +40,8 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             spread_summary(spreads).to_markdown(index=False, disable_numparse=True),
             "",
             "Σ‖δ‖² of the tiles just before they are averaged, over what local SGD predicts of "
-            "gradient noise, rate and weight decay, without and with the measured pull.",
+            "gradient noise, rate and weight decay, without and with the measured pull: geometric "
+            f"means over epochs whose rate is {100 * STEADY:g} % of the greatest or more.",
             "",
             "![how far tiles part](synchronisation_spread.png)",
         ]

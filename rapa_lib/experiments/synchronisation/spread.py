@@ -15,12 +15,15 @@ from rapa_lib.training import TrainConfig, one_cycle_rates
 
 COLUMNS = [
     "dataset", "epochs", "tiling", "n_tiles", "sync_every", "seed", "run", "epoch", "layer",
-    "layer_tiles", "averagings", "rate", "noise", "decay_rate", "pull_rate", "squared_norm",
-    "measured", "predicted_free", "predicted",
+    "layer_tiles", "averagings", "rate", "peak_rate", "noise", "decay_rate", "pull_rate",
+    "squared_norm", "measured", "predicted_free", "predicted",
 ]  # fmt: skip
 
 # Rates after epochs depend on the steps of an epoch in the third digit alone.
 _STEPS = 64
+
+STEADY = 0.05
+"""Share of the greatest rate that an epoch must have to be compared with theory."""
 
 
 def spread_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -32,9 +35,9 @@ def spread_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Returns:
         One row per run, epoch and layer, coupled tiles and means over time left out: dataset,
         epochs, tiling, n_tiles, sync_every (k; 0: never), seed, run, epoch, layer, layer_tiles
-        (n_t), averagings (in that epoch), rate (η of the layer), noise (N), decay_rate (λ),
-        pull_rate (κ = P / ‖δ‖² of the kernels, where P exceeds two standard errors, else 0),
-        squared_norm (Σ_t ‖K_t‖²),
+        (n_t), averagings (in that epoch), rate (η of the layer), peak_rate (its greatest), noise
+        (N), decay_rate (λ), pull_rate (κ = P / ‖δ‖² of the kernels, where P exceeds two standard
+        errors, else 0), squared_norm (Σ_t ‖K_t‖²),
         ``measured`` (mean Σ_t ‖δ_t‖² just before the averagings of that epoch; never averaged:
         after the epoch), ``predicted_free`` (from gradient noise and decay alone) and ``predicted``
         (with the pull as well). Epochs without an averaging, and the last one of tiles that are
@@ -89,6 +92,7 @@ def _row(
         "layer_tiles": pull["n_tiles"],
         "averagings": 0 if met is None else met["averagings"],
         "rate": rate,
+        "peak_rate": training.learning_rate * pull["n_tiles"] ** training.tile_lr_power,
         "noise": pull["noise"],
         "decay_rate": pull["decay_rate"],
         "pull_rate": pull_rate,
@@ -105,14 +109,27 @@ def _rates(training: TrainConfig) -> list[float]:
     return one_cycle_rates(training, _STEPS)
 
 
-def spread_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Measured ÷ predicted by number of tiles, k and layer: geometric means, as strings.
+def steady(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of epochs whose rate is :data:`STEADY` of the greatest in training, or more.
+
+    At the end of training the rate falls by orders of magnitude within a few steps, and theory
+    knows one rate alone.
 
     Args:
         table: rows of ``synchronisation_spread.csv``; maybe none.
     """
+    return table[table["rate"] >= STEADY * table["peak_rate"]]
+
+
+def spread_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Measured ÷ predicted by number of tiles, k and layer: geometric means, as strings.
+
+    Args:
+        table: rows of ``synchronisation_spread.csv``, maybe none; :func:`steady` ones count.
+    """
     rows = []
-    shown = table[table["measured"] > 0]
+    shown = steady(table)
+    shown = shown[shown["measured"] > 0]
     for keys, part in shown.groupby(["n_tiles", "sync_every", "layer"], sort=True):
         row = dict(zip(("n_tiles", "k", "layer"), keys, strict=True))
         row["k"] = row["k"] or "never"

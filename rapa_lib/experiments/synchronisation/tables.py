@@ -157,11 +157,18 @@ def _variance_ratio(record: Mapping[str, Any]) -> float:
     return sum(row["variance_ratio"] for row in last) / len(last) if last else math.nan
 
 
-def _least_k(table: pd.DataFrame) -> pd.Series:
-    """Whether a row's k is the least of its tiles that leaves :data:`KEPT` of RAPA's speed-up."""
+def _least_k(table: pd.DataFrame, written: str = "") -> pd.Series:
+    """Whether a row's k is the least of its tiles that leaves :data:`KEPT` of RAPA's speed-up.
+
+    ``written``: how the mean is, by the ending of the columns.
+    """
     others = [name for name in SYNCHRONISATION if name != "sync_every"]
     alone = (table["tiling"] == "random") & (table[others] == 0).all(axis=1)
-    fast = alone & (table["sync_every"] > NEVER) & (table["averaging_share"] <= 1 - KEPT + 1e-12)
+    fast = (
+        alone
+        & (table["sync_every"] > NEVER)
+        & (table[f"averaging_share{written}"] <= 1 - KEPT + 1e-12)
+    )
     least = table["sync_every"].where(fast).groupby(table["n_tiles"]).transform("min")
     return fast & (table["sync_every"] == least)
 
@@ -236,11 +243,15 @@ def synchronisation_answer(table: pd.DataFrame) -> list[str]:
         rows = tiled[tiled["n_tiles"] == n_tiles]
         arms = {f"averaged {every_text(int(k))}": one for k, one in rows[rows["least_k"]].groupby(
             "sync_every")}  # fmt: skip
+        by_pulses = rows[_least_k(rows, "_pulses")]
+        arms |= {f"by pulses {every_text(int(k))}": one for k, one in by_pulses.groupby(
+            "sync_every")}  # fmt: skip
         plain = rows[(rows[list(SYNCHRONISATION)] == 0).all(axis=1)]
         arms |= {"never averaged": plain} if len(plain) else {}
         parts = [
             f"{words} {with_interval(one['test_error'])} % (merged "
-            f"{with_interval(one['test_error_merged'])} %) at {_number(one['speedup'])} × the speed"
+            f"{with_interval(one['test_error_merged'])} %) at "
+            f"{_number(one['speedup_pulses' if 'pulses' in words else 'speedup'])} × the speed"
             for words, one in arms.items()
         ] or ["no k of this study leaves nine tenths of the speed-up"]
         lines.append(f"{n_tiles} tiles: {'; '.join(parts)}")

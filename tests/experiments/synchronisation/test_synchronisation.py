@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -196,6 +197,16 @@ def test_the_rules_choose_the_least_k_and_its_rival():
     assert one.of.values.tolist() == pytest.approx([24, 24.3, 24.6])
 
 
+def test_perforation_has_no_k_and_is_compared_with_every_one():
+    rules = read_claims(RULES)
+    (n2,) = (claim for claim in rules.claims if claim.id == "N2")
+    (rival,) = (one for one in n2.secondary if "perforated" in one.endpoint)
+    (one,), _ = measure(rival, {"synchronisation": Prepared(table_of(arms()))})
+    assert one.of.values.tolist() == pytest.approx([23, 23.3, 23.6])
+    (perforated,) = one.minus.values()
+    assert perforated.values.tolist() == pytest.approx([41, 41.3, 41.6])
+
+
 def test_claims_about_rapa_are_of_tiles_that_are_never_averaged():
     """The primary setting of C3 in a study of averaged tiles is RAPA itself."""
     rules = read_claims(RULES)
@@ -273,6 +284,15 @@ def test_the_summary_has_geometric_means():
     assert row["measured ÷ predicted, with pull"] == f"{1 / predicted:.2f}"
 
 
+def test_epochs_whose_rate_falls_are_left_out():
+    (row,) = spreads_of(
+        record("a", 21, sync_every=16, pull={}, met={"squared_deviation": 0.7})
+    ).to_dict("records")
+    table = pd.DataFrame([row, row | {"epoch": 4, "rate": 0.04 * row["rate"], "measured": 1e9}])
+    (found,) = spread_summary(table).to_dict("records")
+    assert found["measured ÷ predicted, with pull"] == f"{0.7 / row['predicted']:.2f}"
+
+
 # --- figures and page ---------------------------------------------------------------------------
 
 
@@ -283,6 +303,10 @@ def test_the_figures_show_every_arm(tmp_path):
     table = collected.tables["synchronisation"]
     figure = errors_figure(table)
     assert [axes.get_title("left") for axes in figure.axes] == ["16-4-1 tiles", "1024-256-64 tiles"]
+    low, high = figure.axes[0].get_ylim()
+    points = np.concatenate([line.get_ydata() for a in figure.axes for line in a.lines])
+    assert low < np.nanmin(points)
+    assert np.nanmax(points) < high  # of the last panel as well
     ticks = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert ticks == ["1", "4", "16", "64", "never"]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -312,7 +336,9 @@ def test_the_answer_has_three_lines_at_most():
     assert "averaged every 64 steps 23.30" in lines[1]
     assert "never averaged 26.30" in lines[1]
     assert "no k of this study" not in lines[1]
-    assert lines[2].startswith("1024-256-64 tiles: never averaged 25.50")
+    # Programming leaves no k that is fast enough, pulses do.
+    assert lines[2].startswith("1024-256-64 tiles: by pulses every 64 steps 25.50")
+    assert "157.5 × the speed; never averaged 25.50" in lines[2]
 
 
 def test_it_is_derived_and_is_not_measured():
