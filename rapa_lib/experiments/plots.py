@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rapa_lib._files import whole_file
-from rapa_lib.experiments.recipe import LATER
+from rapa_lib.experiments.recipe import KNOBS, LATER
 from rapa_lib.instruments.statistics import mean_interval
 from rapa_lib.networks import kind_names
 
@@ -36,6 +36,7 @@ def configuration_labels(table: pd.DataFrame) -> pd.Series:
     """Name every row's configuration: its tiling, and what else varies among the tiling's rows.
 
     An interval "over seeds" is one over the rows of a label: nothing but the seed may vary there.
+    What each arm may have tuned for itself is named only where nothing else tells rows apart.
 
     Args:
         table: rows with ``tiling``. Of the others, those columns count that name a configuration,
@@ -49,8 +50,9 @@ def configuration_labels(table: pd.DataFrame) -> pd.Series:
         settings = settings.join(config[[name for name in config if name not in told]])
     settings = settings.astype(str)
     labels = table["tiling"].copy()
-    for name in settings:
-        varies = settings.groupby(table["tiling"])[name].transform("nunique") > 1
+    for name in sorted(settings, key=lambda name: name in KNOBS):
+        among = labels if name in KNOBS else table["tiling"]
+        varies = settings.groupby(among)[name].transform("nunique") > 1
         labels[varies] += "\n" + name + " " + settings.loc[varies, name]
     return labels
 

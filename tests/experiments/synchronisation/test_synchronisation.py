@@ -186,6 +186,16 @@ def test_other_tables_tell_the_arms_apart():
     assert set(found["run"]) == {one["run"] for one in records if "sync_every" not in one["config"]}
 
 
+def test_labels_name_tuned_rates_only_where_nothing_else_tells_rows_apart():
+    arms_and_rates = ((0, 0.1), (4, 0.2), (4, 0.3))
+    configs = [{"sync_every": k, "learning_rate": rate} for k, rate in arms_and_rates]
+    rows = pd.DataFrame({"tiling": "random", "config": [json.dumps(one) for one in configs]})
+    labels = configuration_labels(rows)
+    assert labels[0] == "random\nsync_every 0"
+    assert labels[1:].tolist() == [f"random\nsync_every 4\nlearning_rate {r}" for r in (0.2, 0.3)]
+    assert configuration_labels(rows[:2])[1] == "random\nsync_every 4"
+
+
 def test_the_rules_choose_the_least_k_and_its_rival():
     rules = read_claims(RULES)
     tables = {"synchronisation": Prepared(table_of(arms()))}
