@@ -20,7 +20,10 @@ include_patterns = [
     "docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
     "config/README.md", "paper/paper.md", "notebooks/*.ipynb", "results/digits/*.md",
     "results/standard/*.md", "results/mnist5k/*.md",
+    "results/synchronisation_digits/synchronisation.md", "results/synchronisation_digits/claims.md",
+    "results/analog_digits/analog_training.md", "results/analog_digits/claims.md",
 ]  # fmt: skip
+exclude_patterns = ["results/digits/synchronisation.md"]  # there is nothing on it
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
 suppress_warnings = ["myst.header"]
@@ -51,7 +54,11 @@ html_copy_source = False
 html_theme_options = {"source_repository": ""}
 
 # Pages that are whole as they are: they lie in the book where they lie in the repository.
-WHOLE = ("docs/assignments.html", "results/digits/report.html", "results/standard/report.html")
+WHOLE = (
+    "docs/assignments.html",
+    *(f"results/{name}/report.html" for name in
+      ("digits", "synchronisation_digits", "analog_digits", "standard")),
+)  # fmt: skip
 
 
 def _open_instead_of_download(app: Sphinx, tree: nodes.document, page: str) -> None:

@@ -13,7 +13,7 @@ from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.analog import AnalogTileArray, NotFiniteError
 from rapa_lib.data.datasets import Dataset
 from rapa_lib.training.averaging import TileAveraging, TimeAverage
-from rapa_lib.training.checkpoints import ResumeFile, Stateful, identity
+from rapa_lib.training.checkpoints import ResumeFile, Stateful, first_not_finite_in, identity
 from rapa_lib.training.config import TrainConfig
 from rapa_lib.training.evaluation import reestimate_normalisation
 from rapa_lib.training.images import InputScaling, error_percent, predict
@@ -165,6 +165,7 @@ class _Loop:
         """Train for one epoch, counted from 1, and test if it is time; return its row."""
         with seeded(self.config.seed, epoch):
             row = self.train_epoch(epoch, bar)
+            self._check_state(epoch)
             if self.time_average is not None and epoch == self.config.epochs:
                 self.time_average.apply()
                 self.reestimate()
@@ -231,6 +232,13 @@ class _Loop:
         order = torch.randperm(len(self.images), device=self.images.device)
         size = self.config.batch_size
         return order[: self.n_steps * size].split(size)
+
+    def _check_state(self, epoch: int) -> None:
+        """Statistics of normalisation can overflow while every loss is finite."""
+        if bad := first_not_finite_in(self.step.model.state_dict()):
+            raise DivergedError(
+                f"values of {bad} are not finite after epoch {epoch}, {with_rates(self.config)}"
+            )
 
     def _check_losses(self, losses: Tensor, epoch: int) -> None:
         if (step := first_not_finite(losses)) is not None:

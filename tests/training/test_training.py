@@ -517,6 +517,20 @@ def test_divergence_in_the_last_step_is_seen():
         train(network, tiny_dataset(), config, progress=False)
 
 
+def test_statistics_that_overflow_are_a_divergence():
+    """Normalised by its own batch every loss is finite; tested, the network would give nothing."""
+
+    class Huge(nn.Module):
+        def forward(self, x):
+            return x * 1e25
+
+    network = nn.Sequential(Huge(), nn.BatchNorm2d(2), Linear())
+    with pytest.raises(
+        DivergedError, match=r"^values of 1\.running_var are not finite after epoch 1"
+    ):
+        train(network, tiny_dataset(), TrainConfig(epochs=2, batch_size=16), progress=False)
+
+
 class _Planted(torch.autograd.Function):
     """Passes numbers on; its backward raises what was planted in the third step."""
 
