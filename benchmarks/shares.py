@@ -31,7 +31,6 @@ KINDS = {
     "threshold": "rectifier",
     "_ProductBackward": "products through the periphery, backward",
     "_Product": "products through the periphery, forward",
-    "AnalogSGD.step": "pulses, or the digital update",
     "SGD.step": "pulses, or the digital update",
     "add_": "sums in place (gradients onto kernels)",
     "fill_": "memory set to zero",
@@ -82,9 +81,7 @@ def shares(work: Work, repeats: int) -> dict:
     total = sum(times.values())
     return {
         "ms": total / repeats / 1000,
-        "shares": {
-            kind: 100 * times[kind] / total for kind in sorted(times, key=times.__getitem__)
-        },
+        "shares": {kind: 100 * spent / total for kind, spent in times.items()},
     }
 
 

@@ -216,16 +216,22 @@ PROVENANCE = {
 """Entries of a record that say where its numbers come from, by their words on a page."""
 
 
-def provenance_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def provenance_lines(
+    records: Iterable[Mapping[str, Any]], entries: Mapping[str, str] = PROVENANCE
+) -> list[str]:
     """Markdown lines that say where the numbers of records come from.
 
     Of several hashes the first digits; tables have them whole.
+
+    Args:
+        records: or rows of the table of a study's runs.
+        entries: what is said of them, by its words.
     """
-    table = pd.DataFrame([{c: r.get(c) for c in PROVENANCE.values()} for r in records])
+    table = pd.DataFrame([{c: r.get(c) for c in entries.values()} for r in records])
     lines = []
-    for words, column in PROVENANCE.items():
+    for words, column in entries.items():
         known = [str(value) for value in table[column].dropna().unique()]
-        if len(known) > 1 and column == "data_fingerprint":
+        if len(known) > 1 and words.endswith("(sha256)"):
             known = [value[:12] for value in known]
         if known:
             lines.append(f"- {words}: {', '.join(known)}")

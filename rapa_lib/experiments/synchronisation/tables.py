@@ -241,18 +241,20 @@ def synchronisation_answer(table: pd.DataFrame) -> list[str]:
     tiled = table[table["tiling"] == "random"]
     for n_tiles in by_size(tiled["n_tiles"]):
         rows = tiled[tiled["n_tiles"] == n_tiles]
-        arms = {f"averaged {every_text(int(k))}": one for k, one in rows[rows["least_k"]].groupby(
-            "sync_every")}  # fmt: skip
-        by_pulses = rows[_least_k(rows, "_pulses")]
-        arms |= {f"by pulses {every_text(int(k))}": one for k, one in by_pulses.groupby(
-            "sync_every")}  # fmt: skip
+        arms = [
+            (f"{words} {every_text(int(k))}", one, column)
+            for words, least, column in (
+                ("averaged", rows["least_k"], "speedup"),
+                ("by pulses", _least_k(rows, "_pulses"), "speedup_pulses"),
+            )
+            for k, one in rows[least].groupby("sync_every")
+        ]
         plain = rows[(rows[list(SYNCHRONISATION)] == 0).all(axis=1)]
-        arms |= {"never averaged": plain} if len(plain) else {}
+        arms += [("never averaged", plain, "speedup")] if len(plain) else []
         parts = [
             f"{words} {with_interval(one['test_error'])} % (merged "
-            f"{with_interval(one['test_error_merged'])} %) at "
-            f"{_number(one['speedup_pulses' if 'pulses' in words else 'speedup'])} × the speed"
-            for words, one in arms.items()
+            f"{with_interval(one['test_error_merged'])} %) at {_number(one[column])} × the speed"
+            for words, one, column in arms
         ] or ["no k of this study leaves nine tenths of the speed-up"]
         lines.append(f"{n_tiles} tiles: {'; '.join(parts)}")
     beside = f", ordinary networks {with_interval(ordinary)} %" if len(ordinary) else ""
