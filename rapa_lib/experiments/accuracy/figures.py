@@ -132,7 +132,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
 
     Settings that several networks of one tiling differ in have a row of panels each, with the same
     axes. A tiling is in every row whose settings agree with its own: one that has a single setting,
-    such as the ordinary network, is in all of them.
+    such as the ordinary network, is in all of them. Where networks were tested at their end alone,
+    losses are all there is to follow: settings then stand in two columns.
 
     Args:
         curves: rows with dataset, tiling, seed, epoch, train_loss, test_error (missing where an
@@ -144,25 +145,40 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     tilings = tiling_order(curves["tiling"])
     looks = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
     many = curves["seed"].nunique() > 1
-    rows = _curve_rows(curves)
+    settings = _curve_rows(curves)
+    quantities = [name for name in CURVES if _followed(curves, name)] or ["train_loss"]
+    across = 2 if len(quantities) < len(settings) else len(quantities)
+    n_rows = -(-len(settings) * len(quantities) // across)
     with mpl.rc_context(STYLE):
-        height = 2.4 if len(rows) <= FEW_ROWS else 1.7
-        figure = Figure(figsize=(WIDTH, 0.9 + height * len(rows)))
-        panels = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
-        for (title, shown), row in zip(rows.items(), panels, strict=True):
-            for axes, column in zip(row, ("train_loss", "test_error"), strict=True):
+        height = 2.4 if n_rows <= FEW_ROWS else 1.7
+        figure = Figure(figsize=(WIDTH, 0.9 + height * n_rows))
+        panels = figure.subplots(
+            n_rows, across, sharex=True, sharey="col" if len(quantities) > 1 else "all",
+            squeeze=False,
+        )  # fmt: skip
+        free = iter(panels.flat)
+        for title, shown in settings.items():
+            for column, axes in zip(quantities, free, strict=False):
                 _draw_curves(axes, shown, column, looks, many)
-            if title:
-                row[0].set_title(_in_lines(title), size="small")
-        _scale(panels[0, 0], curves["train_loss"])
-        _scale(panels[0, 1], curves["test_error"])
+                if title and column == quantities[0]:
+                    axes.set_title(_in_lines(title), size="small")
+        for axes in free:
+            axes.remove()
+        for axes, column in zip(panels[0], quantities, strict=False):
+            _scale(axes, curves[column])
         for axes in panels[:-1].flat:
             axes.set_xlabel("")
-        _legend_below(figure, panels)
-        bands = "bands: range of losses, 95 % t-intervals of errors"
-        interval = f"means over seeds, {bands}" if many else "one seed"
+        _legend_below(figure)
+        bands = ["range of losses", "95 % t-intervals of errors"][: len(quantities)]
+        interval = f"means over seeds, bands: {', '.join(bands)}" if many else "one seed"
         set_title(figure, f"{joined(curves['dataset'])}; {interval}")
     return figure
+
+
+def _followed(curves: pd.DataFrame, name: str) -> bool:
+    """Whether a quantity is known at more epochs than one, or at as many as there are."""
+    epochs = curves.dropna(subset=name)["epoch"].nunique()
+    return epochs > 1 or epochs == curves["epoch"].nunique()
 
 
 def _curve_rows(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -214,6 +230,8 @@ def _scale(axes: Axes, values: pd.Series) -> None:
     logarithmic axes seaborn would draw geometric means.
     """
     low, high = values.min(), values.max()
+    if values.name == "train_loss" and high > 0:  # no loss at all has no place on such an axis
+        low = max(values[values > 0].min(), 1e-6 * high)
     spread = high / low if low > 0 else math.inf
     if low > 0 and (values.name == "train_loss" or spread > 10):
         axes.set_yscale("log")
@@ -224,15 +242,16 @@ def _scale(axes: Axes, values: pd.Series) -> None:
         axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     else:
-        margin = 0.05 * max(high - low, 0.1)
+        margin = 0.05 * max(high - low, 2.0)
         axes.set_ylim(low - margin, high + margin)
 
 
-def _legend_below(figure: Figure, panels: np.ndarray) -> None:
+def _legend_below(figure: Figure) -> None:
     """One legend for all panels, of the tilings that any of them shows."""
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    for axes in panels.flat:
-        axes.get_legend().remove()
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    for axes in figure.axes:
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
     columns = min(len(names), 4)
     figure.legend(handles, names, loc="outside lower center", ncols=columns, handlelength=3)
 

@@ -34,6 +34,8 @@ LEVEL_TITLES = {
 _MARKERS = "os^DvPX*"
 _DASHES = ("-", "--", "-.", ":")
 
+MOST_EXAMPLES = 6  # networks whose examples are shown
+
 
 def robustness_figure(rows: pd.DataFrame) -> Figure:
     """Robust accuracy against the budget ε: a row per level, a column per norm, a line per network.
@@ -133,7 +135,7 @@ def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
 
     Args:
         records: of the experiment, of the same images; of several of one configuration the first
-            is shown.
+            is shown, and of many configurations the first :data:`MOST_EXAMPLES`.
     """
     table = with_labels(pd.DataFrame(records))
     shown = [
@@ -148,6 +150,7 @@ def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
                 0.5, 0.5, "No examples: projected gradient descent was not run.", ha="center"
             )
             return figure
+        n_all, shown = len(shown), shown[:MOST_EXAMPLES]
         first = shown[0][1]
         n_images = len(first["labels"])
         figure = Figure(figsize=(WIDTH, 1.55 * (len(shown) + 1) + 0.4))
@@ -162,7 +165,8 @@ def examples_figure(records: Sequence[dict[str, Any]]) -> Figure:
         set_title(
             figure,
             f"{joined(table['dataset'])}: attacked with ε {focus} (L∞); the answer "
-            "of most draws, right ✓ or wrong ✗, and the share of fresh draws that are right",
+            "of most draws, right ✓ or wrong ✗, and the share of fresh draws that are right"
+            + (f"; {len(shown)} of {n_all} networks" if n_all > len(shown) else ""),
         )
     return figure
 

@@ -40,14 +40,15 @@ def analog_figure(table: pd.DataFrame, inference: pd.DataFrame) -> Figure:
 
     Args:
         table: of :func:`rapa_lib.experiments.analog_training.tables.analog_table`.
-        inference: of :func:`rapa_lib.experiments.analog_training.tables.inference_table`.
+        inference: of :func:`rapa_lib.experiments.analog_training.tables.inference_table`; where
+            no network was read with noise, there is no second panel.
     """
     plain = table[table["imperfection"] == BASELINE]
     looks = _looks(plain)
     methods = [method for method in METHODS if method in set(plain["method"])]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.2))
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, *right = figure.subplots(1, 2 if len(inference) else 1, sharey=True, squeeze=False)[0]
         shifts = 0.16 * (np.arange(len(looks)) - (len(looks) - 1) / 2)
         for shift, (tiling, look) in zip(shifts, looks.items(), strict=True):
             own = plain[plain["tiling"] == tiling]
@@ -58,21 +59,14 @@ def analog_figure(table: pd.DataFrame, inference: pd.DataFrame) -> Figure:
         left.set_xticks(range(len(methods)), names)
         left.set(xlabel="way of training", ylabel="test error (%)", xlim=(-0.5, len(methods) - 0.5))
         left.grid(axis="x", visible=False)
-        _read_curves(right, inference, looks)
+        for axes in right:
+            _curves(axes, inference, "out_noise", looks)
+            axes.set(xlabel="output noise when read,\nnot trained anew")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         left.set_ylim(0, _top(plain, inference))
         _legend(figure, looks, [m for m in METHODS if m in set(inference["method"])])
         set_title(figure, _title(table))
     return figure
-
-
-def _read_curves(axes: Axes, inference: pd.DataFrame, looks: Looks) -> None:
-    """Test errors of trained networks against the noise with which they are read."""
-    axes.set(xlabel="output noise when read,\nnot trained anew")
-    if not len(inference):
-        axes.text(0.5, 0.5, "no network was read", transform=axes.transAxes, ha="center")
-        return
-    _curves(axes, inference, "out_noise", looks)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def imperfection_figure(table: pd.DataFrame) -> Figure:
@@ -126,14 +120,14 @@ def drift_figure(table: pd.DataFrame) -> Figure:
             return figure
         methods = [method for method in METHODS if method in set(table["method"])]
         lines = list(table.groupby(["tiling", "reading"], sort=False).groups)
-        palette = sns.color_palette("colorblind", len(lines))
+        looks = _looks(table)
         figure = Figure(figsize=(WIDTH, 3.8))
         panels = figure.subplots(1, len(methods), squeeze=False, sharex=True, sharey=True)[0]
         for axes, method in zip(panels, methods, strict=True):
             for i, (tiling, reading) in enumerate(lines):
                 own = table[(table["tiling"] == tiling) & (table["reading"] == reading)]
                 dashes = "-" if reading == "single" else "--" if reading == "vote" else ":"
-                look = {"color": palette[i], "marker": _MARKERS[i % len(_MARKERS)]}
+                look = {**looks[tiling], "marker": _MARKERS[i % len(_MARKERS)]}
                 label = f"{tiling}{READING_NAMES[reading]}"
                 rows = own[own["method"] == method]
                 _curve(axes, rows, "t_seconds", {**look, "linestyle": dashes, "label": label})

@@ -8,6 +8,7 @@ from rapa_lib.experiments.analog_training.figures import (
     drift_figure,
     imperfection_figure,
 )
+from rapa_lib.experiments.analog_training.imperfections import BASELINE
 from rapa_lib.experiments.analog_training.tables import (
     analog_answer,
     analog_summary,
@@ -25,6 +26,7 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
     """See :meth:`rapa_lib.experiments.protocol.Experiment.collect`."""
     records = in_order(records)
     table, inference, later = (f(records) for f in (analog_table, inference_table, drift_table))
+    varied = bool((table["imperfection"] != BASELINE).any())
     return Collected(
         tables={
             "analog_training": table,
@@ -40,21 +42,27 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         body=[
             markdown_table(analog_summary(table), disable_numparse=True),
             "",
-            "Means over seeds, ± half a 95 % interval by Student's t where there is more than one; "
-            "above baseline: paired by seed.",
+            "Means over seeds, ± half a 95 % interval by Student's t where there is more than one"
+            + ("; above baseline: paired by seed." if varied else "."),
             "",
             f"The baseline, `{records[0]['measurement']['preset']}`. {_tiles(records[0])}.",
             "",
             "![test error by way of training, and against read noise](analog_training.png)",
-            "",
-            "![test error against each imperfection](analog_training_imperfections.png)",
-            *(
-                ["", "![test error on phase-change memory over time](analog_training_drift.png)"]
-                if len(later)
-                else []
+            *_shown(
+                varied,
+                "![test error against each imperfection](analog_training_imperfections.png)",
+            ),
+            *_shown(
+                len(later) > 0,
+                "![test error on phase-change memory over time](analog_training_drift.png)",
             ),
         ],
     )
+
+
+def _shown(known: bool, figure: str) -> list[str]:
+    """Lines of a figure where there is something in it."""
+    return ["", figure] if known else []
 
 
 def _with(lines: list[str], more: str) -> list[str]:

@@ -151,7 +151,10 @@ def mean_curve(rows: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Test error and what it is above the baseline, one row per method, tiling and imperfection."""
+    """Test error and what it is above the baseline, one row per method, tiling and imperfection.
+
+    Where nothing but the baseline was trained, there is no such difference.
+    """
     rows = []
     keys = ["imperfection", "value", "method", "tiling"]
     tilings = tiling_order(table["tiling"])
@@ -173,7 +176,9 @@ def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     order = {tiling: i for i, tiling in enumerate(tilings)}
-    return pd.DataFrame(rows).sort_values(
+    summary = pd.DataFrame(rows)
+    varied = summary["imperfection"].ne(BASELINE).any()
+    return summary.drop(columns=[] if varied else ["value", "above baseline"]).sort_values(
         ["imperfection", "trained", "tiling"],
         key=lambda column: column.map(
             {**order, BASELINE: "", **{v: str(i) for i, v in enumerate(METHOD_NAMES.values())}}

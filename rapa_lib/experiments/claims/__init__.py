@@ -4,6 +4,7 @@ from rapa_lib.experiments.claims.before import written_before
 from rapa_lib.experiments.claims.judge import VERDICTS, judge_claims, verdicts
 from rapa_lib.experiments.claims.present import (
     endpoints_html,
+    measured,
     verdicts_html,
     verdicts_markdown,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Rules",
     "endpoints_html",
     "judge_claims",
+    "measured",
     "read_claims",
     "verdicts",
     "verdicts_html",

@@ -28,9 +28,12 @@ METHODS = {
 def verdicts_html(judged: pd.DataFrame) -> str:
     """The table of claims: verdict, one number with its interval, what would change it.
 
+    Claims of which a study measured nothing are named in a line below it.
+
     Args:
         judged: of :func:`rapa_lib.experiments.claims.judge_claims`.
     """
+    known = measured(judged)
     rows = [
         f'<tr><td><a href="#claim-{escape(row["id"])}"><b>{escape(row["id"])}</b></a> '
         f"{escape(row['claim'])}</td><td>{_badge(row['verdict'])}</td>"
@@ -38,10 +41,28 @@ def verdicts_html(judged: pd.DataFrame) -> str:
         f'<div class="what">{escape(_shown_as(row))}</div></td>'
         f"<td>{escape(row['reason'])}</td></tr>"
         for row in _rows(judged, primary=True)
+        if row["id"] in known
     ]
-    return _table(
+    others = [
+        f'<span id="claim-{escape(row["id"])}"><b>{escape(row["id"])}</b> '
+        f"{escape(row['claim'])}</span>"
+        for row in _rows(judged, primary=True)
+        if row["id"] not in known
+    ]
+    table = _table(
         "claims", ["claim", "verdict", "primary endpoint", "why, and what would change it"], rows
     )
+    line = f"<p>Not measured in this study: {'; '.join(others)}.</p>" if others else ""
+    return (table if rows else "") + line
+
+
+def measured(judged: pd.DataFrame) -> list[str]:
+    """The claims of which a study measured any endpoint, in their order.
+
+    Args:
+        judged: of :func:`rapa_lib.experiments.claims.judge_claims`.
+    """
+    return list(judged.loc[judged["verdict"] != "not measured", "id"].unique())
 
 
 def endpoints_html(judged: pd.DataFrame) -> str:

@@ -29,5 +29,5 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
         tables={"tiles_accuracy": table},
         figures={"tiles_accuracy": lambda: tradeoff_figure(table)},
         answer=tradeoff_answer(table),
-        body=body if len(table) else [],
+        body=body if len(table[["tiling", "n_tiles"]].drop_duplicates()) > 1 else [],
     )

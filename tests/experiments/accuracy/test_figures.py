@@ -395,6 +395,23 @@ def test_a_tiling_stands_in_every_row_that_its_settings_agree_with():
     }
 
 
+def test_of_networks_tested_at_their_end_alone_losses_are_shown_settings_in_two_columns():
+    curves = crowded(curves_table((0, 1)))
+    curves["test_error"] = curves["test_error"].where(curves["epoch"] == curves["epoch"].max())
+    curves.loc[curves.index[5], "train_loss"] = 0.0
+    other = curves[curves["pooling"] == "avg"].assign(pooling="mixed")
+    figure = curves_figure(pd.concat([curves, other], ignore_index=True))
+    assert len(figure.axes) == 6
+    assert {axes.get_ylabel() for axes in figure.axes} == {"training loss"}
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    lefts = {round(axes.get_position().x0, 2) for axes in figure.axes}
+    assert len(lefts) == 2
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len(TILINGS)
+    assert "t-intervals" not in figure.get_suptitle()
+
+
 # --- Assignments ------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from rapa_lib.experiments.adversarial_robustness.answer import robustness_answer
 from rapa_lib.experiments.adversarial_robustness.figures import (
+    MOST_EXAMPLES,
     draws_figure,
     examples_figure,
     robustness_figure,
@@ -185,6 +186,11 @@ def test_examples_show_every_network_once():
     assert titles == ["one", "two", *["two\n✗ 20 %", "two\n✓ 100 %"] * 2]
     assert [axes.title.get_color() for axes in figure.axes[2:4]] == ["tab:red", "tab:green"]
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["clean", "none", "random"]
+    assert "networks" not in figure.get_suptitle()
+    many = [one | {"tiling": f"t{i}"} for i, one in enumerate(4 * records()[:2])]
+    crowd = examples_figure(many)
+    assert len(crowd.axes) == 2 * (1 + MOST_EXAMPLES)
+    assert crowd.get_suptitle().replace("\n", " ").endswith(f"{MOST_EXAMPLES} of 8 networks")
     bare = [one | {"examples": {}} for one in records()]
     assert "No examples" in examples_figure(bare).texts[0].get_text()
 

@@ -92,6 +92,14 @@ def test_the_summary_has_paired_differences():
     assert row["seeds"] == 3
 
 
+def test_where_the_baseline_is_all_nothing_empty_is_shown():
+    table, inference = tables()
+    plain = table[table["imperfection"] == "baseline"]
+    assert "value" not in analog_summary(plain)
+    assert "above baseline" not in analog_summary(plain)
+    assert len(analog_figure(plain, inference.iloc[:0]).axes) == 1
+
+
 def test_the_answer_names_what_costs_most():
     analog, aware, worst = analog_answer(tables()[0])
     assert analog.startswith(

@@ -11,6 +11,7 @@ from planted import REFUTED, planted
 from rapa_lib.experiments.claims import (
     endpoints_html,
     judge_claims,
+    measured,
     read_claims,
     verdicts,
     verdicts_html,
@@ -36,6 +37,20 @@ def test_every_claim_has_its_verdict_and_number_on_the_page(judged):
     assert page.count('<span class="verdict held">holds</span>') == 11
     assert page.count('<span class="verdict not">does not hold</span>') == 1
     assert "hardest: " in page
+
+
+def test_claims_of_which_nothing_was_measured_stand_in_a_line():
+    one = judge_claims(RULES, {name: t for name, t in planted().items() if "fault" not in name})
+    page = verdicts_html(one)
+    table, line = page.split("</table>")
+    assert "N1" not in measured(one)
+    assert measured(one)[0] == "C1"
+    assert "#claim-N1" not in table
+    assert line.startswith('<p>Not measured in this study: <span id="claim-N1"><b>N1</b> ')
+    assert "not measured" not in table
+    nothing = verdicts_html(judge_claims(RULES, {}))
+    assert "<table" not in nothing
+    assert nothing.count("<span id=") == len(RULES.claims)
 
 
 def test_the_endpoint_that_decides_comes_first_and_others_are_folded(judged):
