@@ -19,6 +19,7 @@ SMALL = {
     "quickstart": {"size": 8, "n_tiles": 4, "epochs": 1, "threads": 1},
     "one_tile": {"n_pulses": 50, "most_tiles": 4, "n_inputs": 30},
     "choose_tiles": {"image_size": 32, "speedups": [2], "wanted": 4},
+    "amount_of_data": {"results": ["results/digits"], "arms": ["none", "random"]},
     "synchronisation": {
         "n_train": 64, "n_test": 50, "every": [2, 0], "epochs": 1, "pull_every": 1, "threads": 1,
     },
@@ -26,14 +27,16 @@ SMALL = {
 ANSWERS = {
     "acceleration": "90 %", "filter_similarity": "**C2a**", "quickstart": "test error",
     "synchronisation": "never averaged", "one_tile": "per layer take",
-    "choose_tiles": "times as fast takes",
+    "choose_tiles": "times as fast takes", "amount_of_data": "points of test error",
 }  # fmt: skip
+ONE_FIGURE = {"choose_tiles", "amount_of_data"}
 WRITTEN = {
     "acceleration": {".json"},
     "filter_similarity": {".json"},
     "quickstart": {".png", ".svg"},
     "one_tile": {".png", ".svg"},
     "choose_tiles": {".png", ".svg"},
+    "amount_of_data": {".csv", ".png", ".svg"},
     "synchronisation": {".csv", ".md", ".png", ".svg"},
 }
 
@@ -50,7 +53,7 @@ def test_a_notebook_runs_and_shows_figures_and_an_answer(name, tmp_path):
         execution_timeout=300,  # of a cell: what hangs fails
     )
     outputs = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
-    assert sum("image/png" in data for data in outputs) >= (1 if name == "choose_tiles" else 2)
+    assert sum("image/png" in data for data in outputs) >= (1 if name in ONE_FIGURE else 2)
     answers = [data["text/markdown"] for data in outputs if "text/markdown" in data]
     assert any(ANSWERS[name] in answer and "%" in answer for answer in answers)
     written = {path.suffix for path in tmp_path.iterdir()}
