@@ -18,10 +18,12 @@ import run_notebook
 import run_study
 import states
 import supervise
+from PIL import Image
 from study import Run
 from whole import is_whole, remove_changed, remove_damaged, seal
 
 from rapa_lib._files import SUMS, changed_files, writable_folder
+from rapa_lib.data import load_dataset
 from rapa_lib.experiments.archive import ARCHIVE, Archive
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.mixing import mixed_lines, mixed_notice
@@ -550,6 +552,16 @@ def test_what_a_study_started_ends_with_it_in_sessions_of_their_own_too(tmp_path
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+def test_no_file_is_blamed_for_a_signal_while_it_is_read(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / split / name / "0.png")
+    monkeypatch.setattr(Image, "open", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with supervise.stoppable(), pytest.raises(supervise.StoppedError, match="SIGTERM"):
+        load_dataset(tmp_path)
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

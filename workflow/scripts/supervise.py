@@ -13,8 +13,12 @@ PATIENCE_SECONDS = 60
 """That a Snakemake has to take back what it submitted to a cluster."""
 
 
-class StoppedError(Exception):
-    """Somebody asked this process to end; the message is the signal's name."""
+class StoppedError(BaseException):
+    """Somebody asked this process to end; the message is the signal's name.
+
+    No Exception, as KeyboardInterrupt is none: whoever catches what a bad file may raise does not
+    catch it, and blames no file for it.
+    """
 
 
 @contextmanager
