@@ -287,6 +287,8 @@ UNRUN = {
     "make study STUDY=digits",
     "make study STUDY=synchronisation_digits",
     "make study STUDY=analog_digits",
+    "make study STUDY=amount_digits",
+    "make study STUDY=small DATA=../shared/data/cifar10",
     "make tune STUDY=digits",
     "make tune STUDY=small DATA=../shared/data/cifar10 NAME=small_mine",
     "make study STUDY=full DATA=../shared/data/cifar10",

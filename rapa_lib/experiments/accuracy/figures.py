@@ -161,9 +161,10 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
             for column, axes in zip(quantities, free, strict=False):
                 _draw_curves(axes, shown, column, looks, many)
                 if title and column == quantities[0]:
-                    axes.set_title(_in_lines(title), size="small")
-        for axes in free:
+                    axes.set_title(_in_lines(title, 44), size="small")
+        for axes in free:  # of the last row, at most one: the panel above it has the labels
             axes.remove()
+            panels[-2, -1].tick_params(labelbottom=True)
         for axes, column in zip(panels[0], quantities, strict=False):
             _scale(axes, curves[column])
         for axes in panels[:-1].flat:
@@ -256,10 +257,10 @@ def _legend_below(figure: Figure) -> None:
     figure.legend(handles, names, loc="outside lower center", ncols=columns, handlelength=3)
 
 
-def _in_lines(label: str) -> str:
-    """A configuration's name in lines of less than 56 characters, each setting in one."""
+def _in_lines(label: str, width: int = 56) -> str:
+    """A configuration's name in lines of less than ``width`` characters, each setting in one."""
     words = label.replace(" ", "\N{NO-BREAK SPACE}").replace("\n", ", ")
-    return "\n".join(textwrap.wrap(words, 56)).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join(textwrap.wrap(words, width)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def assignment_figure(assignments: dict[str, Tensor], height: int, width: int) -> Figure:
