@@ -99,6 +99,20 @@ def with_interval(values: pd.Series, digits: int = 2, *, sign: bool = False) -> 
     return text if np.isnan(low) else f"{text} ± {mean - low:.{digits}f}"
 
 
+def mean_curve(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Mean test error over seeds and its 95 % t-interval, one row per value of a column.
+
+    Args:
+        rows: of one curve, with ``test_error``.
+        x: that column.
+
+    Returns:
+        ``x``, ``mean``, ``low``, ``high``; these two are NaN for one seed.
+    """
+    points = [(at, *mean_interval(part["test_error"])) for at, part in rows.groupby(x)]
+    return pd.DataFrame(points, columns=[x, "mean", "low", "high"])
+
+
 def t_interval(values: pd.Series) -> tuple[float, float]:
     return mean_interval(values)[1:]
 

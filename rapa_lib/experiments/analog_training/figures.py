@@ -19,10 +19,9 @@ from rapa_lib.experiments.analog_training.tables import (
     METHOD_NAMES,
     READING_NAMES,
     imperfection_curves,
-    mean_curve,
     time_name,
 )
-from rapa_lib.experiments.plots import STYLE, WIDTH, joined, set_title, tiling_order
+from rapa_lib.experiments.plots import STYLE, WIDTH, joined, mean_curve, set_title, tiling_order
 
 _DASHES: Mapping[str, Any] = {
     "digital": ":",

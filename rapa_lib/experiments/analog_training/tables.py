@@ -136,20 +136,6 @@ def imperfection_curves(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.concat([varied, plain]).sort_values("value", kind="stable")
 
 
-def mean_curve(rows: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Mean test error over seeds and its 95 % t-interval, one row per value of a column.
-
-    Args:
-        rows: of one network and way of training.
-        x: that column.
-
-    Returns:
-        ``x``, ``mean``, ``low``, ``high``; these two are NaN for one seed.
-    """
-    points = [(at, *mean_interval(part["test_error"])) for at, part in rows.groupby(x)]
-    return pd.DataFrame(points, columns=[x, "mean", "low", "high"])
-
-
 def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
     """Test error and what it is above the baseline, one row per method, tiling and imperfection.
 

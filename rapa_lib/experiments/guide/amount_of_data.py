@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from rapa_lib.experiments.plots import STYLE, WIDTH, tiling_order
+from rapa_lib.experiments.plots import STYLE, WIDTH, mean_curve, tiling_order
 from rapa_lib.experiments.recipe import LATER, is_plain
-from rapa_lib.instruments.statistics import contrast, mean_interval
+from rapa_lib.instruments.statistics import contrast
 
 ARMS = ("none", "dropout", "random", "random_fixed")
 VOTE = "random, vote"
@@ -86,7 +86,7 @@ def _rows(folder: Path, arms: Sequence[str], n_tiles: str) -> list[dict[str, obj
 
 def _whole(dataset: str) -> int:
     for name, images in WHOLE.items():
-        if dataset.startswith(name):
+        if dataset.startswith(name) and "own split" not in dataset:
             return images
     raise ValueError(f"folders: training images of {dataset!r}: unknown; known: {', '.join(WHOLE)}")
 
@@ -193,14 +193,10 @@ def amount_figure(errors: pd.DataFrame, minus: str = "none") -> Figure:
 
 def _draw_errors(axes: Axes, errors: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]]) -> None:
     for i, (arm, look) in enumerate(looks.items()):
-        points = errors[errors["arm"] == arm].groupby("images")["test_error"]
-        found = pd.DataFrame(
-            [mean_interval(part) for _, part in points], columns=["mean", "low", "high"]
-        )
-        bars = [found["mean"] - found["low"], found["high"] - found["mean"]]
-        axes.errorbar(
-            _aside(list(points.groups), i, len(looks)), found["mean"], yerr=bars, label=arm, **look
-        )
+        own = mean_curve(errors[errors["arm"] == arm], "images")
+        bars = [own["mean"] - own["low"], own["high"] - own["mean"]]
+        at = _aside(own["images"], i, len(looks))
+        axes.errorbar(at, own["mean"], yerr=bars, label=arm, **look)
 
 
 def _draw_differences(

@@ -1,6 +1,7 @@
 """Errors against the amount of data: read from studies' tables, compared seed by seed."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -78,9 +79,10 @@ def test_what_cannot_be_compared_is_refused(study, tmp_path):
     twice = study([*runs(), run("none", 50, 1, 9.0)])
     with pytest.raises(ValueError, match="folders: got seed 1 of none on 50 images of letters"):
         amount_of_data.errors_by_amount([twice])
-    unknown = study([run("none", None, 1, 9.0, dataset="leaves")], "leaves")
-    with pytest.raises(ValueError, match="training images of 'leaves': unknown"):
-        amount_of_data.errors_by_amount([unknown])
+    for name in ("leaves", "CIFAR-10 (own split)"):
+        unknown = study([run("none", None, 1, 9.0, dataset=name)], name)
+        with pytest.raises(ValueError, match=f"training images of '{re.escape(name)}': unknown"):
+            amount_of_data.errors_by_amount([unknown])
 
 
 def test_differences_are_paired_by_seed(study):
