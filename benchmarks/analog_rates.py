@@ -23,7 +23,7 @@ from measuring import keep, machine
 from rapa_lib.experiments.analog_training import AnalogTraining
 
 TILINGS = ("none", "random")
-METHODS = ("digital", "hardware_aware", "analog")
+METHODS = ("digital", "hardware_aware", "analog", "tiki_taka")
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
 SEEDS = (1001, 1002)
 

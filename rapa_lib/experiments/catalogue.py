@@ -4,10 +4,10 @@ An experiment is a folder of :mod:`rapa_lib.experiments`, a notebook of the same
 here. This module imports neither PyTorch nor pandas: the workflow reads it in every job.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Needs = Literal["data", "network", "nothing", "records"]
 
@@ -27,6 +27,8 @@ class Entry:
         leaves: files of a run beside ``record.json`` and the notebook; JSON files are handed to
             ``collect`` with the record.
         source: the experiment whose records it is derived from.
+        asked: parameters of the source's runs: where none of them is set in any run, there is
+            nothing to derive.
     """
 
     name: str
@@ -36,6 +38,11 @@ class Entry:
     figures: tuple[str, ...]
     leaves: tuple[str, ...] = ()
     source: str | None = None
+    asked: tuple[str, ...] = ()
+
+    def concerns(self, parameters: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether runs of these parameters, of itself or of its source, give it something."""
+        return any(not self.asked or any(map(run.get, self.asked)) for run in parameters)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -139,6 +146,7 @@ _ENTRIES = (
         tables=("synchronisation", "synchronisation_spread"),
         figures=("synchronisation", "synchronisation_frontier", "synchronisation_spread"),
         source="accuracy",
+        asked=("sync_every", "coupling", "average_last"),
     ),
 )
 

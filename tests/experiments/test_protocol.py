@@ -20,7 +20,7 @@ from rapa_lib.experiments.protocol import (
     experiment,
     write_collected,
 )
-from rapa_lib.experiments.recipe import Recipe
+from rapa_lib.experiments.recipe import LATER, SYNCHRONISATION, Recipe
 from rapa_lib.experiments.records import read_runs
 
 TOY = Entry(
@@ -253,6 +253,18 @@ def test_every_experiment_has_its_folder_and_class(name):
     assert found.name == name
     assert found.entry() is CATALOGUE[name]
     assert issubclass(found, Experiment) == (found.entry().needs != "records")
+
+
+def test_there_is_something_to_derive_where_a_run_asks_for_it():
+    entry = CATALOGUE["synchronisation"]
+    assert entry.asked == SYNCHRONISATION
+    assert not any(LATER[name] for name in entry.asked)  # what it is where nothing is said
+    assert not entry.concerns([])
+    assert not entry.concerns([{"tiling": "random"}, {"sync_every": 0, "coupling": 0.0}])
+    assert entry.concerns([{"tiling": "none"}, {"sync_every": 16}])
+    assert entry.concerns([{"average_last": 3}])
+    assert CATALOGUE["tiles_accuracy"].concerns([{}])
+    assert not CATALOGUE["tiles_accuracy"].concerns([])
 
 
 def test_what_is_derived_needs_no_measurement():

@@ -45,7 +45,9 @@ from rapa_lib.training import load_checkpoint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STUDIES = sorted((ROOT / "config").glob("*.yaml"))
-PICTURES = [name for entry in CATALOGUE.values() for name in entry.files if name.endswith(".png")]
+# Of the smoke study, which averages no tiles.
+COLLECTED = [name for name in CATALOGUE if name != "synchronisation"]
+PICTURES = [name for one in COLLECTED for name in CATALOGUE[one].files if name.endswith(".png")]
 WITH_RUNS = [name for name, entry in CATALOGUE.items() if entry.needs != "records"]
 
 # One run trains for seconds, so that it can be killed on the way; the loss of the other diverges.
@@ -223,9 +225,8 @@ def test_a_finished_study_leaves_nothing_temporary(smoke):
 def test_the_report_is_one_page_with_every_figure_and_verdict(smoke):
     page = (smoke.folder / "report.html").read_text()
     assert not re.search(r"<script|<link|<iframe|(?:src|href)=.https?:", page)
-    # Nothing is synchronised here, and the section says so without figures.
-    shown = {Path(name).stem for name in PICTURES if not name.startswith("synchronisation")}
-    assert sorted(re.findall(r'<img[^>]* id="(\w+)"', page)) == sorted(shown)
+    shown = sorted(Path(name).stem for name in PICTURES)
+    assert sorted(re.findall(r'<img[^>]* id="(\w+)"', page)) == shown
     ids = re.findall(r' id="([\w-]+)"', page)
     assert set(re.findall(r'href="#([\w-]+)"', page)) <= set(ids)
     for row in rows(smoke.folder / "claims.csv"):
@@ -259,8 +260,10 @@ def test_every_run_is_listed_with_what_it_took(smoke):
 
 def test_the_end_says_where_the_tables_are(smoke):
     assert "smoke: 7 of 7 runs are in" in smoke.done.stdout
-    for experiment in CATALOGUE:
+    for experiment in COLLECTED:
         assert f"{smoke.folder / experiment}.md\n" in smoke.done.stdout
+    assert list(smoke.study.collected) == COLLECTED
+    assert not list(smoke.folder.glob("synchronisation*"))
     assert "FAILED" not in smoke.done.stdout
 
 
@@ -426,7 +429,7 @@ def plan_without(path, house, finished):
 @pytest.mark.parametrize("name", ["record.json", "accuracy.ipynb"])
 def test_a_run_that_lost_a_file_is_run_again(house, smoke, finished, name):
     plan, jobs = plan_without(smoke.runs[0] / name, house, finished)
-    derived = [f"{name}_table" for name, entry in CATALOGUE.items() if entry.source == "accuracy"]
+    derived = [f"{name}_table" for name in COLLECTED if CATALOGUE[name].source == "accuracy"]
     again = ["accuracy_run", "accuracy_table", *derived]
     assert jobs == dict.fromkeys(again, 1) | ENDS
     assert f"output: {smoke.runs[0]}" in plan
@@ -450,7 +453,7 @@ def test_a_lost_network_is_trained_again_and_what_followed_it_is_redone(house, s
     path = smoke.folder / "runs/accuracy" / run.network / "network.pt"
     _, jobs = plan_without(path, house, finished)
     alone = ("analog_training", "acceleration")  # they have networks of their own
-    tables = {f"{experiment}_table": 1 for experiment in CATALOGUE if experiment not in alone}
+    tables = {f"{experiment}_table": 1 for experiment in COLLECTED if experiment not in alone}
     followers = ("filter_similarity", "fault_tolerance", "adversarial_robustness")
     assert jobs == {f"{name}_run": 1 for name in ("accuracy", *followers)} | tables | ENDS
 
@@ -721,8 +724,7 @@ def test_followers_that_all_lack_their_network_do_not_keep_the_others_from_their
     assert f"{folder}/filter_similarity.md" not in done.stdout
     ends = {"runs.csv", "records.jsonl.xz", "claims.csv", "claims.md", "report.html", "study.log"}
     ends.add("SHA256SUMS")
-    derived = [entry.files for entry in CATALOGUE.values() if entry.source == "accuracy"]
-    left = {*CATALOGUE["accuracy"].files, *(name for files in derived for name in files)}
+    left = {*CATALOGUE["accuracy"].files, *CATALOGUE["tiles_accuracy"].files}
     assert {path.name for path in folder.glob("[!.]*") if path.is_file()} == ends | left
 
 

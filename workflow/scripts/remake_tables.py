@@ -47,8 +47,9 @@ def restore(archive: Archive, results: Path) -> None:
 
 def collect(archive: Archive, results: Path) -> None:
     """Make every table, figure and page."""
-    for name in CATALOGUE:
-        if records := archive.records(name):
+    for name, entry in CATALOGUE.items():
+        records = archive.records(name)
+        if entry.concerns(record.get("config", {}) for record in records):
             write_collected(
                 name, experiment(name).collect(records), results, records,
                 description=archive.description, missing=archive.missing(name),

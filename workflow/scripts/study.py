@@ -113,8 +113,12 @@ class Study:
     @property
     def collected(self) -> dict[str, str]:
         """Every experiment that leaves tables, by its name the one whose runs it collects."""
-        sources = {entry.name: entry.source or entry.name for entry in CATALOGUE.values()}
-        return {name: source for name, source in sources.items() if source in self.runs}
+        found = {}
+        for entry in CATALOGUE.values():
+            source = entry.source or entry.name
+            if entry.concerns(run.parameters for run in self.runs.get(source, [])):
+                found[entry.name] = source
+        return found
 
     @classmethod
     def of(cls, config: dict[str, Any], data: str | None = None) -> "Study":
