@@ -22,10 +22,8 @@ include_patterns = [
     "results/standard/*.md", "results/mnist5k/*.md",
     "results/synchronisation_digits/synchronisation.md", "results/synchronisation_digits/claims.md",
     "results/analog_digits/analog_training.md", "results/analog_digits/claims.md",
+    "results/attacked_digits/adversarial_robustness.md", "results/attacked_digits/claims.md",
     "results/small/*.md",
-]  # fmt: skip
-exclude_patterns = [  # there is nothing on them
-    "results/digits/synchronisation.md", "results/small/synchronisation.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
@@ -60,7 +58,8 @@ html_theme_options = {"source_repository": ""}
 WHOLE = (
     "docs/assignments.html",
     *(f"results/{name}/report.html" for name in
-      ("digits", "small", "synchronisation_digits", "analog_digits", "standard")),
+      ("digits", "attacked_digits", "small", "synchronisation_digits", "analog_digits",
+       "standard")),
 )  # fmt: skip
 
 

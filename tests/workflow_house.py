@@ -2,8 +2,11 @@
 
 import csv
 import os
+import random
+import shutil
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,3 +86,41 @@ def mock_report(house):
     (workflow / "export_report.py").write_text(
         "import sys, pathlib; pathlib.Path(sys.argv[2]).touch()"
     )
+
+
+def kernels_under(process):
+    """How many notebooks a study is executing."""
+    found = 0
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            found += "run_notebook.py" in " ".join(child.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def survive_kills(house, smoke, folder, n_kills):
+    """Kill the smoke study so often, let it end, and compare; return the kernels at each kill."""
+    start = [str(word) for word in command("config/smoke.yaml", folder)]
+    said = folder / "said"
+    moments = random.Random(2019)
+    kernels = []
+    while len(kernels) < n_kills:
+        with said.open("w") as out:
+            process = subprocess.Popen(start, cwd=house, stdout=out, stderr=subprocess.STDOUT)
+        # Three in ten moments are of any kind, most of them before the first job; the others after.
+        if len(kernels) % 3 != 1:
+            while process.poll() is None and "Execute" not in said.read_text():
+                time.sleep(0.05)
+        time.sleep(moments.uniform(0, 0.1 * smoke.seconds))
+        if process.poll() is not None:  # faster than the undisturbed one: there is to be more to do
+            assert process.returncode == 0, said.read_text()
+            shutil.rmtree(folder / "smoke/runs/accuracy")
+            continue
+        kernels.append(kernels_under(process))
+        kill_with_descendants(process)
+    done = execute(house, *start)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DAMAGED" not in done.stdout  # files are whole, or not there
+    assert tables(folder / "smoke") == tables(smoke.folder)
+    return kernels

@@ -18,6 +18,7 @@ from workflow_house import (
     execute,
     kill_with_descendants,
     mock_report,
+    survive_kills,
     write_yaml,
 )
 
@@ -165,3 +166,10 @@ def test_a_disk_that_is_full_is_named(waiting, tmp_path):
         assert len(done.stderr.strip().splitlines()) == 1
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_study_killed_at_ten_moments_ends_with_the_tables_of_an_undisturbed_one(
+    house, smoke, tmp_path
+):
+    kernels = survive_kills(house, smoke, tmp_path, 10)
+    assert sum(map(bool, kernels)) >= 4, f"kernels at each kill: {kernels}"

@@ -2,16 +2,12 @@
 
 import json
 import logging
-import random
 import re
 import shutil
-import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import nbformat
-import psutil
 import pytest
 import torch
 from study import Limits, Study, load_study
@@ -20,8 +16,8 @@ from workflow_house import (
     COLLECT,
     command,
     execute,
-    kill_with_descendants,
     mock_report,
+    survive_kills,
     tables,
     write_yaml,
 )
@@ -39,44 +35,11 @@ def halve(path):
 # --- Kills ------------------------------------------------------------------------------------
 
 
-def kernels_under(process):
-    """How many notebooks a study is executing."""
-    found = 0
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            found += "run_notebook.py" in " ".join(child.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def test_a_study_killed_at_ten_moments_ends_with_the_tables_of_an_undisturbed_one(
+def test_a_study_killed_at_four_moments_ends_with_the_tables_of_an_undisturbed_one(
     house, smoke, tmp_path
-):
-    start = [str(word) for word in command("config/smoke.yaml", tmp_path)]
-    said = tmp_path / "said"
-    moments = random.Random(2019)
-    kernels = []
-    while len(kernels) < 10:
-        with said.open("w") as out:
-            process = subprocess.Popen(start, cwd=house, stdout=out, stderr=subprocess.STDOUT)
-        # Three moments are of any kind, most of them before the first job; seven are after it.
-        if len(kernels) % 3 != 1:
-            while process.poll() is None and "Execute" not in said.read_text():
-                time.sleep(0.05)
-        time.sleep(moments.uniform(0, 0.1 * smoke.seconds))
-        if process.poll() is not None:  # faster than the undisturbed one: there is to be more to do
-            assert process.returncode == 0, said.read_text()
-            shutil.rmtree(tmp_path / "smoke/runs/accuracy")
-            continue
-        kernels.append(kernels_under(process))
-        kill_with_descendants(process)
-    assert sum(map(bool, kernels)) >= 4, f"kernels at each kill: {kernels}"
-
-    done = execute(house, *start)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "DAMAGED" not in done.stdout  # files are whole, or not there
-    assert tables(tmp_path / "smoke") == tables(smoke.folder)
+):  # at ten: make test-shell
+    kernels = survive_kills(house, smoke, tmp_path, 4)
+    assert sum(map(bool, kernels)) >= 2, f"kernels at each kill: {kernels}"
 
 
 # --- Damaged files ----------------------------------------------------------------------------
