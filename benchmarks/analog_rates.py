@@ -37,11 +37,14 @@ def main() -> None:
     arguments.add_argument("--epochs", type=int, default=1 if small else 10)
     arguments.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     arguments.add_argument("--rates", nargs="+", type=float, default=RATES[:1] if small else RATES)
+    arguments.add_argument(
+        "--reads", type=int, default=1, help="columns that Tiki-Taka transfers after a mini-batch"
+    )
     arguments.add_argument("--output", type=Path, help="folder for analog_rates.md and .json")
     options = arguments.parse_args()
     seeds = SEEDS[:1] if small else SEEDS
     asked = [
-        (options.data, options.images, options.epochs, tiling, method, rate, seed)
+        (options.data, options.images, options.epochs, tiling, method, rate, seed, options.reads)
         for tiling in TILINGS
         for method in options.methods
         for rate in options.rates
@@ -62,14 +65,21 @@ def main() -> None:
 
 
 def trained(
-    data: str, images: int, epochs: int, tiling: str, method: str, rate: float, seed: int
+    data: str,
+    images: int,
+    epochs: int,
+    tiling: str,
+    method: str,
+    rate: float,
+    seed: int,
+    reads: int,
 ) -> dict:
     """The validation error in percent of one training; 100 where it diverged."""
     run = AnalogTraining.of(
         dataset=data, n_train=images, subset="seed", validation=1000, epochs=epochs, seed=seed,
         batch_size=10, n_tiles=[16, 4, 1], tile_init="identical", tile_lr_power=0.5,
         learning_rate=rate, analog_rate=1.0, plain_sgd=True, tilings=[tiling], methods=[method],
-        noise_levels=[], draws=1, threads=1,
+        noise_levels=[], draws=1, threads=1, n_reads_per_transfer=reads,
     )  # fmt: skip
     record = run.measure(run.recipe.load(), progress=False)
     (found,) = record["rows"]

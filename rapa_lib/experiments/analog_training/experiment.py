@@ -60,6 +60,7 @@ _LATER: dict[str, Any] = {
     "hardware_aware_rate": 1.0,
     "tiki_taka_rate": 1.0,
     "compound": "BufferedTransferCompound",
+    "n_reads_per_transfer": 1,
     "weight_scaling_omega": 0.0,
     "max_array_size": 0,
     "drift_times": [],
@@ -103,6 +104,8 @@ class AnalogTraining(Experiment[Dataset]):
             training differ by hardware alone; pulses then have the learning rate itself.
         digital_rate, hardware_aware_rate, tiki_taka_rate: likewise factors on the learning rate.
         compound: of ``"tiki_taka"``, a name in :data:`rapa_lib.analog.COMPOUNDS`.
+        n_reads_per_transfer: columns of an array that it transfers after each mini-batch: one would
+            need as many mini-batches as there are columns.
         weight_scaling_omega: see :class:`rapa_lib.analog.MappingParameters`.
         max_array_size: rows and columns of an array; 0: as large as its matrix.
         drift_times: seconds after which digital and hardware-aware networks, written to
@@ -146,6 +149,7 @@ class AnalogTraining(Experiment[Dataset]):
     hardware_aware_rate: float = real(1.0, low=0, open_low=True)
     tiki_taka_rate: float = real(1.0, low=0, open_low=True)
     compound: str = choice("BufferedTransferCompound", COMPOUNDS)
+    n_reads_per_transfer: int = integer(1, low=1)
     weight_scaling_omega: float = real(0.0, low=0)
     max_array_size: int = integer(0, low=0)
     drift_times: Sequence[float] = several((), partial(check_real, low=0), of="seconds", empty=True)
@@ -199,7 +203,8 @@ class AnalogTraining(Experiment[Dataset]):
         kind = COMPOUNDS[self.compound]
         if kind is MixedPrecisionCompound:
             return replace(config, device=MixedPrecisionCompound(device))
-        return replace(config, device=kind(device, device, units_in_mbatch=True))
+        how = {"units_in_mbatch": True, "n_reads_per_transfer": self.n_reads_per_transfer}
+        return replace(config, device=kind(device, device, **how))
 
     def _training(self, method: str) -> TrainConfig:
         """How a method trains."""

@@ -365,6 +365,16 @@ def test_where_no_network_is_read_with_noise_the_page_says_so(record, tmp_path):
             ValueError,
             "methods: got 'tiki_taka', allowed with single pulsed devices",
         ),
+        (
+            {
+                "methods": ["tiki_taka"],
+                "compound": "ChoppedTransferCompound",
+                "n_reads_per_transfer": 2,
+            },
+            ValueError,
+            "n_reads_per_transfer: got 2, allowed with choppers: 1",
+        ),
+        ({"n_reads_per_transfer": 0}, ValueError, "n_reads_per_transfer: got 0"),
         ({"digital_rate": 0}, ValueError, "digital_rate: got 0"),
         ({"epochs": 0}, ValueError, "epochs: got 0"),
     ],
@@ -372,6 +382,13 @@ def test_where_no_network_is_read_with_noise_the_page_says_so(record, tmp_path):
 def test_what_is_not_allowed_is_named_before_any_work(changes, error, message):
     with pytest.raises(error, match=message):
         settings(**changes)
+
+
+def test_tiki_taka_transfers_as_many_columns_as_asked_for():
+    run = settings(methods=["tiki_taka"], n_reads_per_transfer=7)
+    assert run._in_pairs(run.tiles()).device.n_reads_per_transfer == 7
+    assert run.settings()["n_reads_per_transfer"] == 7
+    assert "n_reads_per_transfer" not in SETTINGS.settings()
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_any_work():
