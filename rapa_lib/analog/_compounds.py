@@ -131,26 +131,48 @@ class Transfer(nn.Module):
                     self._transfer_due(slow, signals.lr)
 
     def _transfer_due(self, slow: Crossbar, lr: float) -> None:
-        """Transfer columns as long as it is the turn of any tile."""
-        every = max(1, round(self.compound.transfer_every))
-        while bool((due := self.waiting >= every).any()):
-            for _ in range(self.compound.n_reads_per_transfer):
-                self._transfer(slow, due.nonzero()[:, 0], lr)
-            self.waiting[due] -= every
+        """Transfer the columns whose turn has come.
 
-    def _transfer(self, slow: Crossbar, tiles: Tensor, lr: float) -> None:
-        """Read the next column of the fast devices of some tiles and send it to the slow ones.
+        A transfer leaves the other columns alone, so different ones of a tile go together.
+        """
+        every = max(1, round(self.compound.transfer_every))
+        turns = self.waiting // every
+        self.waiting -= turns * every
+        due, n_columns = turns * self.compound.n_reads_per_transfer, self.fast.shape[1]
+        most = self._lines_at_once()
+        while bool(due.any()):
+            now = due.clamp(max=n_columns)
+            tiles = torch.arange(len(now), device=now.device).repeat_interleave(now)
+            first = (now.cumsum(0) - now).repeat_interleave(now)
+            place = torch.arange(len(tiles), device=now.device) - first
+            columns = (self.column[tiles] + place) % n_columns
+            for some in zip(tiles.split(most), columns.split(most), strict=True):
+                self._transfer(slow, *some, lr)
+            self.column = (self.column + now) % n_columns
+            due -= now
+
+    def _lines_at_once(self) -> int:
+        """How many columns are transferred together: all but where each needs a whole matrix."""
+        n_rows = self.fast.shape[1] if self._reads_whole_matrices() else 1
+        return max(1, _ROWS_AT_ONCE // (n_rows * self.fast.shape[2]))
+
+    def _reads_whole_matrices(self) -> bool:
+        """Whether noise on the other inputs, which are zero without, is read too."""
+        io = self.compound.transfer_forward
+        return not io.is_perfect and bool(io.inp_noise)
+
+    def _transfer(self, slow: Crossbar, tiles: Tensor, columns: Tensor, lr: float) -> None:
+        """Read columns (n,) of the fast devices of tiles (n,) and send them to the slow ones.
 
         A unit vector is the input, so only the devices of its line are read and written to.
         """
-        compound, columns = self.compound, self.column[tiles]
+        compound = self.compound
         lines = tiles[:, None], columns[:, None]
         values = self._read(tiles, columns)
         rate = compound.transfer_lr * (lr if compound.scale_transfer_lr else 1.0)
         if isinstance(compound, BufferedTransferCompound):
             values = self._through_buffer(values, tiles, columns, rate)
             rate = compound.step * compound.slow_device.granularity
-        self.column[tiles] = (columns + 1) % self.fast.shape[1]
         if rate == 0 or not bool(values.any()):
             return
         some, one = slow.part(lines), values.new_ones(len(tiles), 1, 1)
@@ -160,9 +182,9 @@ class Transfer(nn.Module):
         slow.put(lines, some)
 
     def _read(self, tiles: Tensor, columns: Tensor) -> Tensor:
-        """A column of each of some tiles as the periphery reads it, (n, M)."""
+        """Columns of tiles as the periphery reads them, (n, M)."""
         io = self.compound.transfer_forward
-        if not io.is_perfect and io.inp_noise:  # the other inputs are not zero then
+        if self._reads_whole_matrices():
             unit = self.fast.new_zeros(len(tiles), 1, self.fast.shape[1])
             unit[torch.arange(len(tiles)), 0, columns] = 1
             return analog_product(unit, self.fast[tiles], io)[:, 0]

@@ -86,11 +86,13 @@ def test_a_mini_batch_of_vectors_is_transferred_as_often_as_vector_by_vector():
     assert ((found["exact"].mean(0) - found["sequential"].mean(0)).abs() < 4.5 * error).all()
 
 
-def test_a_transfer_without_noise_moves_whole_steps_of_the_buffer():
+@pytest.mark.parametrize("reads", [1, 2, 3, 4])
+def test_a_transfer_without_noise_moves_whole_steps_of_the_buffer(reads):
     """By hand: read a column, add it to the buffer, send one pulse where a step is full."""
     update = UpdateParameters(10, False, False)
     compound = BufferedTransferCompound(
         fast_device=EXACT, slow_device=EXACT, transfer_forward=IOParameters.perfect(), fast_lr=0.01,
+        n_reads_per_transfer=reads,
     )  # fmt: skip
     tiles = AnalogTileArray(1, 3, 2, TileConfig(device=compound, update=update), dtype=torch.double)
     lr, fast, buffer, slow = 0.07, torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)
@@ -99,11 +101,12 @@ def test_a_transfer_without_noise_moves_whole_steps_of_the_buffer():
         tiles.update(torch.ones(1, 3).double(), -torch.ones(1, 2).double(), lr)
         for _ in range(10):  # rate 0.01 and ten slots: every slot fires
             fast += 0.001 * (1 - fast / 0.6)
-        column = turn % 3
-        buffer[:, column] += lr * fast[:, column]
-        due = (buffer[:, column] / 0.001).trunc().clamp(-1, 1)
-        slow[:, column] += due * 0.001 * (1 - slow[:, column] / 0.6)
-        buffer[:, column] *= torch.where(due != 0, 0.1, 1.0)
+        for read in range(reads):
+            column = (reads * turn + read) % 3
+            buffer[:, column] += lr * fast[:, column]
+            due = (buffer[:, column] / 0.001).trunc().clamp(-1, 1)
+            slow[:, column] += due * 0.001 * (1 - slow[:, column] / 0.6)
+            buffer[:, column] *= torch.where(due != 0, 0.1, 1.0)
     torch.testing.assert_close(tiles._compound.fast[0].T, fast)
     torch.testing.assert_close(0.001 * tiles._compound.buffer[0].T, buffer)
     torch.testing.assert_close(tiles.read()[0], slow)
