@@ -289,6 +289,7 @@ UNRUN = {
     "make study STUDY=analog_digits",
     "make study STUDY=attacked_digits",
     "make study STUDY=amount_digits",
+    "make study STUDY=analog_imperfections",
     "make study STUDY=small DATA=../shared/data/cifar10",
     "make tune STUDY=digits",
     "make tune STUDY=small DATA=../shared/data/cifar10 NAME=small_mine",
