@@ -23,7 +23,7 @@ include_patterns = [
     "results/synchronisation_digits/synchronisation.md", "results/synchronisation_digits/claims.md",
     "results/analog_digits/analog_training.md", "results/analog_digits/claims.md",
     "results/attacked_digits/adversarial_robustness.md", "results/attacked_digits/claims.md",
-    "results/small/*.md",
+    "results/amount_digits/claims.md", "results/small/*.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
@@ -58,8 +58,8 @@ html_theme_options = {"source_repository": ""}
 WHOLE = (
     "docs/assignments.html",
     *(f"results/{name}/report.html" for name in
-      ("digits", "attacked_digits", "small", "synchronisation_digits", "analog_digits",
-       "standard")),
+      ("digits", "amount_digits", "attacked_digits", "small", "synchronisation_digits",
+       "analog_digits", "standard")),
 )  # fmt: skip
 
 
