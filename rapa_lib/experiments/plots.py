@@ -48,6 +48,9 @@ def configuration_labels(table: pd.DataFrame) -> pd.Series:
         config = pd.DataFrame(configs, index=table.index)
         told = {"seed", "tiling", *settings}  # what has a column of its own
         settings = settings.join(config[[name for name in config if name not in told]])
+        # How many of its images were taken is told by parameters.
+        whole = settings["dataset"].astype(str).str.replace(r" \[.*\]$", "", regex=True)
+        settings["dataset"] = whole
     settings = settings.astype(str)
     labels = table["tiling"].copy()
     for name in sorted(settings, key=lambda name: name in KNOBS):
@@ -119,7 +122,8 @@ def t_interval(values: pd.Series) -> tuple[float, float]:
 
 def joined(values: pd.Series) -> str:
     """Different values in words; a dollar sign among them begins no formula."""
-    return ", ".join(map(str, pd.unique(values))).replace("$", r"\$")
+    found = sorted(map(str, pd.unique(values)), key=_by_numbers)
+    return ", ".join(found).replace("$", r"\$")
 
 
 def set_title(figure: Figure, text: str, axes: Axes | None = None) -> None:

@@ -167,8 +167,14 @@ def _closed_gate(
             return f"needed: {gate.says}; this study has no numbers to show it"
         if not gate.passed(number):
             unit = f" {gate.unit}" if gate.unit else ""
-            return f"needed: {gate.says}; here {number:.1f}{unit}"
+            return f"needed: {gate.says}; here {shown_beside(gate, number)}{unit}"
     return ""
+
+
+def shown_beside(gate: Gate, number: float) -> str:
+    """A number that does not pass a gate, with so many digits that one sees it."""
+    shown = (f"{number:.{digits}f}" for digits in range(1, 9))
+    return next((text for text in shown if not gate.passed(float(text))), str(number))
 
 
 def _gate_number(

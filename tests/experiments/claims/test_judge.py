@@ -11,7 +11,7 @@ from planted import EQUAL, HOLDS, REFUTED, planted
 
 from rapa_lib.experiments.claims import VERDICTS, judge_claims, read_claims, verdicts
 from rapa_lib.experiments.claims.evidence import p_values
-from rapa_lib.experiments.claims.judge import decide
+from rapa_lib.experiments.claims.judge import decide, shown_beside
 from rapa_lib.instruments.statistics import contrast, holm
 
 ROOT = Path(__file__).parents[3]
@@ -123,6 +123,15 @@ def test_a_closed_gate_makes_a_claim_untestable_and_says_why(claims, change):
     assert untestable == set(claims)
     for claim in claims:
         assert row_of(tables, claim)["reason"].startswith("Needed: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(9.96, "9.96"), (9.94, "9.9"), (9.9999, "9.9999"), (-3, "-3.0")]
+)
+def test_a_number_that_misses_a_gate_is_seen_to_miss_it(number, shown):
+    gate = RULES.gates["something_to_regularize"]
+    assert not gate.passed(number)
+    assert shown_beside(gate, number) == shown
 
 
 def test_a_gate_without_numbers_stays_closed():

@@ -196,6 +196,19 @@ def test_labels_name_tuned_rates_only_where_nothing_else_tells_rows_apart():
     assert configuration_labels(rows[:2])[1] == "random\nsync_every 4"
 
 
+def test_labels_say_how_many_images_once():
+    configs = [{"n_train": 60}, {"n_train": 150}, {"n_train": 150}]
+    names = ("letters [60 of 400 train]", "letters [150 of 400 train]", "digits [150 of 400 train]")
+    rows = pd.DataFrame(
+        {"tiling": "none", "dataset": names, "config": [json.dumps(one) for one in configs]}
+    )
+    few, many, other = configuration_labels(rows)
+    assert configuration_labels(rows[:2]).tolist() == ["none\nn_train 60", "none\nn_train 150"]
+    assert few == "none\ndataset letters\nn_train 60"
+    assert many == "none\ndataset letters\nn_train 150"
+    assert other == "none\ndataset digits\nn_train 150"
+
+
 def test_the_rules_choose_the_least_k_and_its_rival():
     rules = read_claims(RULES)
     tables = {"synchronisation": Prepared(table_of(arms()))}
