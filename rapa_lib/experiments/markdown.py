@@ -12,6 +12,11 @@ def plain_text(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$-])", r"\\\1", " ".join(str(text).split()))
 
 
+def lines_if(known: bool, text: str) -> list[str]:
+    """A line and an empty one before it, where there is something to show."""
+    return ["", text] if known else []
+
+
 def markdown_table(table: pd.DataFrame, *, index: bool = False, **options: Any) -> str:
     """A table in Markdown; a bar in a cell does not begin another one.
 

@@ -13,10 +13,10 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     clean_correct,
     correct_by_seed,
     decisive_level,
+    difference_over_images,
     interval_of,
     name_text,
     over_images,
-    paired_difference,
     percent_text,
     points_text,
     row_dicts,
@@ -129,8 +129,8 @@ def rivals(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
     for mine in (label for label in labels if label.split("\n")[0] == "random"):
         for other in (label for label in labels if label != mine):
             pair = (mine, other)
-            clean = paired_difference(*(clean_correct(rows, one) for one in pair))
-            robust = paired_difference(
+            clean = difference_over_images(*(clean_correct(rows, one) for one in pair))
+            robust = difference_over_images(
                 *(correct_by_seed(here[here["label"] == one]) for one in pair)
             )
             if clean is None or robust is None:

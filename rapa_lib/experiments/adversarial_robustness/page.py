@@ -19,6 +19,7 @@ from rapa_lib.experiments.adversarial_robustness.frontier import (
 )
 from rapa_lib.experiments.adversarial_robustness.tables import (
     REFERENCE,
+    at_focus,
     budget_text,
     differences_summary,
     in_order,
@@ -30,7 +31,7 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     strongest_by_seed,
     with_labels,
 )
-from rapa_lib.experiments.markdown import markdown_table
+from rapa_lib.experiments.markdown import lines_if, markdown_table
 from rapa_lib.experiments.protocol import Collected
 
 
@@ -64,8 +65,10 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             "![robust accuracy against ε](adversarial_robustness.png)",
             "",
             "![robust against clean accuracy](adversarial_robustness_frontier.png)",
-            "",
-            "![robust accuracy against the number of draws](adversarial_robustness_draws.png)",
+            *lines_if(
+                len(at_focus(labelled)) > 0,
+                "![robust accuracy against the number of draws](adversarial_robustness_draws.png)",
+            ),
             "",
             "![perturbed images and answers](adversarial_robustness_examples.png)",
         ],

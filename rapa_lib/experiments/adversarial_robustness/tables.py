@@ -10,7 +10,7 @@ import pandas as pd
 from rapa_lib.experiments.adversarial_robustness.worst_case import strongest_of
 from rapa_lib.experiments.plots import UNKNOWN, configuration_labels, label_order
 from rapa_lib.experiments.recipe import SYNCHRONISATION, with_synchronisation
-from rapa_lib.instruments.statistics import crossed_interval, share_interval
+from rapa_lib.instruments.statistics import crossed_contrast, crossed_interval, share_interval
 from rapa_lib.robustness import LEVELS, NORMS
 
 Interval = tuple[float, float, float]
@@ -156,8 +156,11 @@ def correct_by_seed(rows: pd.DataFrame) -> dict[int, np.ndarray]:
     return dict(zip(row["seeds"], row["correct"], strict=True))
 
 
-def paired_difference(mine: dict[int, Any], others: dict[int, Any]) -> Interval | None:
-    """Mean difference, seed by seed and image by image; None without seeds in common.
+def difference_over_images(mine: dict[int, Any], others: dict[int, Any]) -> Interval | None:
+    """Mean difference and 95 % interval over seeds and images; None without seeds in common.
+
+    As claims are judged (:func:`rapa_lib.instruments.statistics.crossed_contrast`): image by image,
+    each arm's seeds being its own. With one seed the interval is over images alone.
 
     Args:
         mine, others: by seed, how each image fared.
@@ -165,7 +168,12 @@ def paired_difference(mine: dict[int, Any], others: dict[int, Any]) -> Interval 
     seeds = sorted(set(mine) & set(others))
     if not seeds or any(len(mine[s]) != len(others[s]) for s in seeds):
         return None
-    return crossed_interval([np.subtract(mine[s], others[s]) for s in seeds])
+    arms = [np.array([of_seed[s] for s in seeds], dtype=float) for of_seed in (mine, others)]
+    if len(seeds) == 1 or arms[0].shape[1] == 1:
+        return crossed_interval(arms[0] - arms[1])
+    found = crossed_contrast(arms, (1, -1))
+    low, high = map(float, found.interval(0.95))
+    return float(found.estimate), low, high
 
 
 def interval_of(row: dict[str, Any]) -> Interval:
@@ -280,8 +288,8 @@ def differences(rows: pd.DataFrame, focus: float) -> dict[str, dict[str, Interva
         focus: a budget (L∞).
 
     Returns:
-        By label, and by ``"clean"`` or level: the difference of shares at the focus, paired by seed
-        and image. Empty where there is not one ordinary network, or no other.
+        By label, and by ``"clean"`` or level: the difference of shares at the focus, over
+        seeds and images. Empty where there is not one ordinary network, or no other.
     """
     rows = with_labels(rows)
     here = strongest_at(rows, focus)
@@ -300,7 +308,7 @@ def differences(rows: pd.DataFrame, focus: float) -> dict[str, dict[str, Interva
             pairs[level] = tuple(
                 correct_by_seed(at[at["label"] == one]) for one in (label, references[0])
             )
-        gap = {name: paired_difference(*pair) for name, pair in pairs.items()}
+        gap = {name: difference_over_images(*pair) for name, pair in pairs.items()}
         gaps[label] = {name: value for name, value in gap.items() if value is not None}
     return gaps
 
@@ -341,7 +349,7 @@ def against_noise(rows: pd.DataFrame) -> dict[float, Interval]:
     for epsilon, part in decisive.groupby("epsilon"):
         mine, noisy = (part[part["tiling"] == tiling] for tiling in ("random", "noisy"))
         if len(mine) == len(noisy) == 1:
-            gap = paired_difference(correct_by_seed(mine), correct_by_seed(noisy))
+            gap = difference_over_images(correct_by_seed(mine), correct_by_seed(noisy))
             if gap is not None:
                 gaps[float(epsilon)] = gap
     return gaps

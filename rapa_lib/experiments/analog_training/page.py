@@ -18,7 +18,7 @@ from rapa_lib.experiments.analog_training.tables import (
     in_order,
     inference_table,
 )
-from rapa_lib.experiments.markdown import markdown_table
+from rapa_lib.experiments.markdown import lines_if, markdown_table
 from rapa_lib.experiments.protocol import ANSWER_LINES, Collected
 
 
@@ -48,21 +48,16 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             f"The baseline, `{records[0]['measurement']['preset']}`. {_tiles(records[0])}.",
             "",
             "![test error by way of training, and against read noise](analog_training.png)",
-            *_shown(
+            *lines_if(
                 varied,
                 "![test error against each imperfection](analog_training_imperfections.png)",
             ),
-            *_shown(
+            *lines_if(
                 len(later) > 0,
                 "![test error on phase-change memory over time](analog_training_drift.png)",
             ),
         ],
     )
-
-
-def _shown(known: bool, figure: str) -> list[str]:
-    """Lines of a figure where there is something in it."""
-    return ["", figure] if known else []
 
 
 def _with(lines: list[str], more: str) -> list[str]:

@@ -21,7 +21,7 @@ from rapa_lib.experiments.adversarial_robustness.tables import (
     strongest_by_seed,
 )
 from rapa_lib.experiments.plots import save_figure
-from rapa_lib.instruments.statistics import crossed_interval
+from rapa_lib.instruments.statistics import crossed_contrast, crossed_interval
 
 N_IMAGES = 40
 CLEAN = {"none": 0.9, "random": 0.8}
@@ -216,9 +216,10 @@ def test_a_lead_that_grows_with_the_attack_is_no_share_that_is_left(monkeypatch)
     assert "is left" not in published
 
 
-def test_the_answer_is_made_of_paired_differences():
+def test_the_answer_has_the_intervals_of_the_claims():
     adaptive, published, alarms = answer(records())
-    gap = crossed_interval([np.subtract(shares(0.6, s), shares(0.4, s)) for s in (0, 1)])
+    gap = crossed_contrast([[shares(share, s) for s in (0, 1)] for share in (0.6, 0.4)], (1, -1))
+    gap = (gap.estimate, *gap.interval())
     text = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in gap))
     assert adaptive.startswith(
         "**Under adaptive attacks with ε = 25.5/255 (L∞), `random` keeps +10.0"
