@@ -27,10 +27,11 @@ from rapa_lib.experiments.trained import load_or_train
 from rapa_lib.instruments.statistics import mean_interval
 from rapa_lib.robustness import SuiteSettings, attack_suite, run_cascade
 
+SMALL = "RAPA_BENCHMARK_REPEATS" in os.environ  # set by the test that this program runs
 # As in config/attacked_digits.yaml.
 NETWORK = {
     "dataset": "mnist5k", "n_train": 60, "subset": "seed", "n_tiles": [16, 4, 1],
-    "tile_init": "identical", "epochs": 50, "batch_size": 20, "eval_every": 50, "tiling": "random",
+    "tile_init": "identical", "epochs": 1 if SMALL else 50, "batch_size": 20, "tiling": "random",
     "learning_rate": 0.00553, "weight_decay": 0.00221, "tile_lr_power": 0.702, "seed": 10,
 }  # fmt: skip
 SUITE = {"apgd_steps": 50, "apgd_draws": 10, "queries": 500, "targets": 3}
@@ -44,14 +45,13 @@ TWICE = {
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    small = "RAPA_BENCHMARK_REPEATS" in os.environ  # set by the test that this program runs
     arguments.add_argument("--network", type=Path, help="of a run of the accuracy experiment")
-    arguments.add_argument("--images", type=int, default=2 if small else 50)
+    arguments.add_argument("--images", type=int, default=2 if SMALL else 50)
     arguments.add_argument("--epsilon", default="8/255", help="the budget, L∞")
     arguments.add_argument("--workers", type=int, default=os.cpu_count())
     arguments.add_argument("--output", type=Path, help="folder for doubling.md and doubling.json")
     options = arguments.parse_args()
-    suite = SUITE | ({"apgd_steps": 3, "apgd_draws": 2, "queries": 6} if small else {})
+    suite = SUITE | ({"apgd_steps": 3, "apgd_draws": 2, "queries": 6} if SMALL else {})
     workers = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
     with workers:
         asked = [(options, suite, name) for name in TWICE]

@@ -278,6 +278,7 @@ SMALL = {
     ".venv/bin/python benchmarks/analog.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/shares.py": {"RAPA_BENCHMARK_REPEATS": "2"},
     ".venv/bin/python benchmarks/analog_rates.py": {"RAPA_BENCHMARK_REPEATS": "1"},
+    ".venv/bin/python benchmarks/doubling.py": {"RAPA_BENCHMARK_REPEATS": "1"},
     ".venv/bin/python benchmarks/precision.py": {"RAPA_BENCHMARK_REPEATS": "1"},
     ".venv/bin/python benchmarks/recording.py": {"RAPA_BENCHMARK_REPEATS": "1"},
 }
