@@ -110,7 +110,8 @@ def _rivals(rows: pd.DataFrame, focus: float) -> list[str]:
         return []
     return [
         f"`random` against every other network at ε = {budget_text('linf', focus)} (L∞), points; "
-        "only networks whose clean accuracies differ by less than 2 points can be compared:",
+        "only networks whose clean accuracies differ by less than 2 points can be compared "
+        "(here on the attacked images, in the verdicts on all test images):",
         "",
         table.to_markdown(index=False, disable_numparse=True),
         "",

@@ -320,13 +320,18 @@ def strongest_at(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
 
 
 def differences_summary(rows: pd.DataFrame, focus: float) -> pd.DataFrame:
-    """One row per network that is compared: :func:`differences` in points, ready to print."""
+    """One row per network that is compared: :func:`differences` in points, ready to print.
+
+    Levels at which nothing was compared are left out.
+    """
     gaps = differences(rows, focus)
+    compared = {name for gap in gaps.values() for name in gap}
     return pd.DataFrame(
         {"network": name_text(label)}
         | {
             level_text(name): points_text(gap[name]) if name in gap else UNKNOWN
             for name in ("clean", *LEVELS)
+            if name in compared
         }
         for label, gap in gaps.items()
     )

@@ -230,7 +230,7 @@ def test_the_answer_has_the_intervals_of_the_claims():
     assert alarms == "None of 0 checks for gradients that mislead raised an alarm."
     (row,) = differences_summary(rows_by_image(records()), 0.1).to_dict("records")
     assert (row["network"], row["published"]) == ("random", text)
-    assert row["gradient-free"] == "–"
+    assert "gradient-free" not in row  # no such attack was run
 
 
 def test_the_answer_compares_random_with_plain_noise(monkeypatch):
