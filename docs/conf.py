@@ -22,6 +22,7 @@ include_patterns = [
     "results/standard/*.md", "results/mnist5k/*.md",
     "results/synchronisation_digits/synchronisation.md", "results/synchronisation_digits/claims.md",
     "results/analog_digits/analog_training.md", "results/analog_digits/claims.md",
+    "results/analog_imperfections/analog_training.md",
     "results/attacked_digits/adversarial_robustness.md", "results/attacked_digits/claims.md",
     "results/amount_digits/claims.md", "results/small/*.md",
 ]  # fmt: skip
@@ -59,7 +60,7 @@ WHOLE = (
     "docs/assignments.html",
     *(f"results/{name}/report.html" for name in
       ("digits", "amount_digits", "attacked_digits", "small", "synchronisation_digits",
-       "analog_digits", "standard")),
+       "analog_digits", "analog_imperfections", "standard")),
 )  # fmt: skip
 
 

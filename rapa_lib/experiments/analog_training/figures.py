@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from rapa_lib.experiments.analog_training.imperfections import BASELINE, IMPERFECTIONS, METHODS
@@ -92,7 +92,11 @@ def imperfection_figure(table: pd.DataFrame) -> Figure:
             axes.axvline(table[f"baseline_{name}"].iloc[0], color="0.6", linewidth=2.5, zorder=0)
             axes.set(xlabel=IMPERFECTION_NAMES[name], ylim=(0, _top(table)))
             if name == "dw_min":
+                tried = imperfection_curves(table, name)["value"].dropna().unique()
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(FixedLocator(sorted(tried)))
+                axes.xaxis.set_minor_locator(NullLocator())
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=name == "bits"))
         for axes in list(figure.axes)[len(names) :]:
@@ -101,7 +105,8 @@ def imperfection_figure(table: pd.DataFrame) -> Figure:
             axes.set_ylabel("test error (%)")
         varied = set(table.loc[table["imperfection"] != BASELINE, "method"])
         _legend(figure, looks, [method for method in METHODS if method in varied])
-        set_title(figure, f"{_title(table)}; grey line: the baseline")
+        lost = "; trainings that diverged are missing" if table["diverged"].any() else ""
+        set_title(figure, f"{_title(table)}; grey line: the baseline{lost}")
     return figure
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rapa_lib.experiments.analog_training.imperfections import BASELINE, METHODS
 from rapa_lib.experiments.plots import tiling_order, with_interval
-from rapa_lib.instruments.statistics import mean_interval
+from rapa_lib.instruments.statistics import contrast, mean_interval
 
 METHOD_NAMES = {
     "digital": "digital",
@@ -154,7 +155,7 @@ def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
                 "trained": METHOD_NAMES[method],
                 "tiling": tiling,
                 "seeds": len(part),
-                "test error (%)": with_interval(part["test_error"]),
+                "test error (%)": _error_text(part),
                 "above baseline": ""
                 if imperfection == BASELINE or added.empty
                 else with_interval(added, sign=True),
@@ -172,6 +173,15 @@ def analog_summary(table: pd.DataFrame) -> pd.DataFrame:
         kind="stable",
         ignore_index=True,
     )  # fmt: skip
+
+
+def _error_text(rows: pd.DataFrame) -> str:
+    """The test error of trainings, and how many of them diverged."""
+    lost = int(rows["diverged"].sum())
+    if lost == len(rows):
+        return "diverged"
+    text = with_interval(rows["test_error"].dropna())
+    return f"{text} ({lost} of {len(rows)} diverged)" if lost else text
 
 
 def _baseline(table: pd.DataFrame, tiling: str, method: str) -> pd.DataFrame:
@@ -209,6 +219,8 @@ def analog_answer(table: pd.DataFrame) -> list[str]:
     ]
     if worst:
         lines.append(f"The imperfection that costs most, of those varied: {'; '.join(worst)}.")
+        if lost := _lost(table):
+            lines[-1] += f" Every training diverged with {'; '.join(lost)}."
     return lines or [f"**{_errors(table, tilings)}.**"]
 
 
@@ -225,10 +237,25 @@ def _costs(table: pd.DataFrame, tilings: Sequence[str], method: str) -> str:
         parts.append(f"`{tiling}` {with_interval(gap, sign=True)} points (test error {error} %)")
     words = ", ".join(parts)
     if {"none", "random"} <= set(costs):
-        more = (costs["random"] - costs["none"]).dropna()
-        if len(more):
-            words += f"; `random` {with_interval(more, sign=True)} points more than `none`"
+        words += f"; `random` {_more(table, method)} points more than `none`"
     return words
+
+
+def _more(table: pd.DataFrame, method: str) -> str:
+    """What a way of training costs RAPA more than the ordinary network, as C7 is judged.
+
+    The four arms are independent, with one variance.
+    """
+    arms = [
+        _baseline(table, tiling, way)["test_error"].astype(float).dropna()
+        for tiling in ("random", "none")
+        for way in (method, "digital")
+    ]
+    if min(map(len, arms)) < 2:
+        return f"{np.dot((1, -1, -1, 1), [arm.mean() for arm in arms]):+.2f}"
+    found = contrast(arms, (1, -1, -1, 1))
+    low, high = map(float, found.interval())
+    return f"{float(found.estimate):+.2f} ± {(high - low) / 2:.2f}"
 
 
 def _errors(table: pd.DataFrame, tilings: Sequence[str]) -> str:
@@ -241,6 +268,16 @@ def _errors(table: pd.DataFrame, tilings: Sequence[str]) -> str:
         if len(part := plain[(plain["tiling"] == tiling) & (plain["method"] == method)])
     ]
     return f"Test error: {', '.join(parts)}"
+
+
+def _lost(table: pd.DataFrame) -> list[str]:
+    """Imperfections under which no training of a network ended."""
+    varied = table[table["imperfection"] != BASELINE]
+    return [
+        f"{IMPERFECTION_NAMES[name]} {value:g} (`{tiling}`)"
+        for (name, value, tiling), part in varied.groupby(["imperfection", "value", "tiling"])
+        if part["diverged"].all()
+    ]
 
 
 def _changes(table: pd.DataFrame) -> list[tuple[float, str]]:
