@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,9 @@ def nursery(threads: int, imported: Sequence[str] = IMPORTED) -> Iterator[None]:
             [sys.executable, __file__, "serve", place, *imported],
             env=environment, stdin=subprocess.DEVNULL,
         )  # fmt: skip
+        # Who asks before there is a socket would be started the long way, and outlive the server.
+        while not Path(place).exists() and server.poll() is None:
+            time.sleep(0.005)
         os.environ[VARIABLE] = place
         try:
             yield
@@ -165,8 +169,9 @@ def serve(place: str, imported: Sequence[str]) -> None:
     """
     die_with_parent()
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place)
+    listener.bind(f"{place}.new")
     listener.listen(64)
+    Path(f"{place}.new").rename(place)  # where there is a socket, somebody listens
     for name in imported:
         importlib.import_module(name)
     waiting = selectors.DefaultSelector()
