@@ -68,20 +68,22 @@ def bfloat16_rows(repeats: int) -> list[dict]:
     few, many = f"bfloat16: the three layers, tiles {FEW}", f"bfloat16: the same, tiles {MANY}"
     steps = "bfloat16: training steps of RAPA / of the plain network"
     both = "training steps of RAPA, bfloat16 / float32"
+    megabytes = 4 * kernel_numbers() / 1e6
+    limit = f"bfloat16, tiles {MANY}: share of the memory's limit, {megabytes:.0f} MB (%)"
+    goals = {few: 2.0, many: None, limit: 60, steps: 1.3, both: 0.55}
     if bfloat16_units() == "off":  # ten times as slow: nobody would take it
-        goals = {few: 2.0, many: None, limit_name(): 60, steps: 1.3, both: 0.55}
-        return [row(name, goal, at_least=goal == 60) for name, goal in goals.items()]
+        return [row(name, goal, at_least=name == limit) for name, goal in goals.items()]
     rows = [
-        three_layers(few, FEW, 2.0, cpu, 128, repeats, dtype),
-        three_layers(many, MANY, None, cpu, 128, repeats, dtype),
+        three_layers(name, tiles, goals[name], cpu, 128, repeats, dtype)
+        for name, tiles in ((few, FEW), (many, MANY))
     ]
     layers = [
         convolution(*layer, n, cpu, 128, dtype=dtype) for layer, n in zip(LAYERS, MANY, strict=True)
     ]
-    rows.append(roofline_row(layers, repeats))
+    rows.append(row(limit, goals[limit], *memory_share(layers, repeats), at_least=True))
     random, none = (training_steps(tiling, dtype=dtype) for tiling in ("random", "none"))
-    rows.append(row(steps, 1.3, *ratios([none], [random], repeats)))
-    rows.append(row(both, 0.55, *ratios([training_steps("random")], [random], repeats)))
+    rows.append(row(steps, goals[steps], *ratios([none], [random], repeats)))
+    rows.append(row(both, goals[both], *ratios([training_steps("random")], [random], repeats)))
     return rows
 
 
@@ -92,12 +94,7 @@ def kernel_numbers() -> int:
     )
 
 
-def limit_name() -> str:
-    megabytes = 4 * kernel_numbers() / 1e6
-    return f"bfloat16, tiles {MANY}: share of the memory's limit, {megabytes:.0f} MB (%)"
-
-
-def roofline_row(works: Sequence[Work], repeats: int) -> dict:
+def memory_share(works: Sequence[Work], repeats: int) -> tuple[float, tuple[float, float], float]:
     """Percent of the layers' time in which their kernels can be read and as much be written.
 
     What must be moved at least is every kernel matrix once and its gradient once: the time of a
@@ -106,7 +103,7 @@ def roofline_row(works: Sequence[Work], repeats: int) -> dict:
     kernels, gradients = (torch.zeros(kernel_numbers(), dtype=torch.bfloat16) for _ in range(2))
     share, (low, high), _ = ratios(works, [lambda: gradients.copy_(kernels)], repeats)
     milliseconds = ratios([lambda: None], works, repeats)[2]
-    return row(limit_name(), 60, 100 * share, (100 * low, 100 * high), milliseconds, at_least=True)
+    return 100 * share, (100 * low, 100 * high), milliseconds
 
 
 def locally_connected_rows(repeats: int) -> list[dict]:

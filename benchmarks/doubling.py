@@ -23,18 +23,14 @@ import torch
 from measuring import keep, machine
 
 from rapa_lib.experiments.adversarial_robustness import AdversarialRobustness
-from rapa_lib.experiments.trained import load_or_train
+from rapa_lib.experiments.trained import Trained, load_or_train
+from rapa_lib.experiments.yaml_files import read_yaml
 from rapa_lib.instruments.statistics import mean_interval
 from rapa_lib.robustness import SuiteSettings, attack_suite, run_cascade
 
 SMALL = "RAPA_BENCHMARK_REPEATS" in os.environ  # set by the test that this program runs
-# As in config/attacked_digits.yaml.
-NETWORK = {
-    "dataset": "mnist5k", "n_train": 60, "subset": "seed", "n_tiles": [16, 4, 1],
-    "tile_init": "identical", "epochs": 1 if SMALL else 50, "batch_size": 20, "tiling": "random",
-    "learning_rate": 0.00553, "weight_decay": 0.00221, "tile_lr_power": 0.702, "seed": 10,
-}  # fmt: skip
-SUITE = {"apgd_steps": 50, "apgd_draws": 10, "queries": 500, "targets": 3}
+STUDY = Path(__file__).parents[1] / "config/attacked_digits.yaml"
+SUITE = ("apgd_steps", "apgd_draws", "queries", "targets")
 JUDGES = 10
 TWICE = {
     "the study's": (), "twice the draws": ("apgd_draws",),
@@ -51,10 +47,14 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=os.cpu_count())
     arguments.add_argument("--output", type=Path, help="folder for doubling.md and doubling.json")
     options = arguments.parse_args()
-    suite = SUITE | ({"apgd_steps": 3, "apgd_draws": 2, "queries": 6} if SMALL else {})
+    network, suite = of_study()
+    if SMALL:
+        network |= {"epochs": 1, "eval_every": 1}
+        suite |= {"apgd_steps": 3, "apgd_draws": 2, "queries": 6}
+    subject = load_or_train(options.network or "", network, threads=1, progress=False)
     workers = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
     with workers:
-        asked = [(options, suite, name) for name in TWICE]
+        asked = [(subject, options, suite, name) for name in TWICE]
         rows = list(workers.map(attacked, *zip(*asked, strict=True)))
     text = "\n".join(markdown(rows, options))
     print(text)
@@ -63,9 +63,18 @@ def main() -> None:
         keep(options.output, "doubling", result, text + "\n")
 
 
-def attacked(options: argparse.Namespace, suite: dict, name: str) -> dict:
+def of_study() -> tuple[dict, dict]:
+    """The study's first network that redraws, and the strength of its standard suite."""
+    study = read_yaml(STUDY)
+    (block,) = (one for one in study["accuracy"]["grid"] if one["tiling"] == ["random"])
+    network = study["accuracy"]["common"] | {name: values[0] for name, values in block.items()}
+    attacks = study["adversarial_robustness"]["common"]
+    return network, {name: attacks[name] for name in SUITE}
+
+
+def attacked(subject: Trained, options: argparse.Namespace, suite: dict, name: str) -> dict:
     """What the worst case leaves of each image, under the suite with some of it doubled."""
-    subject = load_or_train(options.network or "", NETWORK, threads=1, progress=False)
+    subject.recipe.use_threads()
     settings = SuiteSettings(linf=[options.epsilon], l2=[0.5], focus=options.epsilon, **suite)
     settings = replace(settings, **{one: 2 * getattr(settings, one) for one in TWICE[name]})
     run = AdversarialRobustness(settings, ["standard"], images=options.images)

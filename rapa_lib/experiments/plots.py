@@ -3,6 +3,7 @@
 import json
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -140,6 +141,13 @@ def log_axes(axes: Axes, y: bool = True) -> None:
     axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     if y:
         axes.set_yscale("log")
+
+
+def name_values(axes: Axes, values: Sequence[float], names: Sequence[str]) -> None:
+    """Make x logarithmic, with marks at some values alone, each by its name."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, names)
+    axes.minorticks_off()
 
 
 def within_percent(axes: Axes, axis: Literal["x", "y"]) -> None:

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from rapa_lib.experiments.analog_training.imperfections import BASELINE, IMPERFECTIONS, METHODS
@@ -21,7 +21,15 @@ from rapa_lib.experiments.analog_training.tables import (
     imperfection_curves,
     time_name,
 )
-from rapa_lib.experiments.plots import STYLE, WIDTH, joined, mean_curve, set_title, tiling_order
+from rapa_lib.experiments.plots import (
+    STYLE,
+    WIDTH,
+    joined,
+    mean_curve,
+    name_values,
+    set_title,
+    tiling_order,
+)
 
 _DASHES: Mapping[str, Any] = {
     "digital": ":",
@@ -88,15 +96,13 @@ def imperfection_figure(table: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(WIDTH, 1.2 + 2.5 * n_rows))
         panels = figure.subplots(n_rows, columns, squeeze=False, sharey=True).flat
         for name, axes in zip(names, panels, strict=False):
-            _curves(axes, imperfection_curves(table, name), "value", looks)
+            curves = imperfection_curves(table, name)
+            _curves(axes, curves, "value", looks)
             axes.axvline(table[f"baseline_{name}"].iloc[0], color="0.6", linewidth=2.5, zorder=0)
             axes.set(xlabel=IMPERFECTION_NAMES[name], ylim=(0, _top(table)))
             if name == "dw_min":
-                tried = imperfection_curves(table, name)["value"].dropna().unique()
-                axes.set_xscale("log")
-                axes.xaxis.set_major_locator(FixedLocator(sorted(tried)))
-                axes.xaxis.set_minor_locator(NullLocator())
-                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                tried = sorted(curves["value"].dropna().unique())
+                name_values(axes, tried, [f"{value:g}" for value in tried])
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=name == "bits"))
         for axes in list(figure.axes)[len(names) :]:
@@ -135,10 +141,8 @@ def drift_figure(table: pd.DataFrame) -> Figure:
                 label = f"{tiling}{READING_NAMES[reading]}"
                 rows = own[own["method"] == method]
                 _curve(axes, rows, "t_seconds", {**look, "linestyle": dashes, "label": label})
-            axes.set_xscale("log")
             times = sorted(table["t_seconds"].unique())
-            axes.set_xticks(times, [time_name(t) for t in times])
-            axes.minorticks_off()
+            name_values(axes, times, [time_name(t) for t in times])
             axes.set(xlabel="time since the first read", title=METHOD_NAMES[method])
         panels[0].set(ylabel="test error (%)", ylim=(0, _top(table)))
         handles, labels = panels[0].get_legend_handles_labels()

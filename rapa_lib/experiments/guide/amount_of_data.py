@@ -12,9 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from rapa_lib.experiments.plots import STYLE, WIDTH, mean_curve, tiling_order
+from rapa_lib.experiments.plots import STYLE, WIDTH, mean_curve, name_values, tiling_order
 from rapa_lib.experiments.recipe import LATER, is_plain
 from rapa_lib.instruments.statistics import contrast
 
@@ -216,8 +215,5 @@ def _aside(images: Iterable[float], place: int, n: int) -> list[float]:
 
 def _along_images(axes: Axes, images: Sequence[int]) -> None:
     """A logarithmic axis that names the numbers of images that were tried."""
-    axes.set_xscale("log")
+    name_values(axes, images, [f"{n:,}" for n in images])
     axes.set_xlim(images[0] / 1.5, images[-1] * 1.5)
-    axes.xaxis.set_major_locator(FixedLocator(list(images)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
