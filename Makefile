@@ -7,6 +7,7 @@
 #   make study … MIX=1                allows several states of code or data in its tables
 #   make study PROFILE=slurm          its runs as jobs of a Slurm cluster (profiles/)
 #   make tables STUDY=…               a study's tables and report from its records, untrained
+#   make networks STUDY=…             its trained networks are kept beside its records
 #   make test                         all tests
 #   make test-slurm                   those on a Slurm, which they start, where it is installed
 #   make test-shell                   bad inputs and faults, those too that take longer
@@ -39,7 +40,7 @@ override PROFILE := $(value PROFILE)
 override MIX := $(value MIX)
 export STUDY DATA NAME PROFILE MIX
 
-.PHONY: study tune tables test test-slurm test-shell test-fuzz test-browser lab book paper lint lock install
+.PHONY: study tune tables networks test test-slurm test-shell test-fuzz test-browser lab book paper lint lock install
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -54,6 +55,10 @@ tune: .venv/installed
 # Every table, figure and report again from the records that a study keeps, without training.
 tables: .venv/installed
 	@$(BIN)/python workflow/scripts/remake_tables.py "results/$${NAME:-$$STUDY}"
+
+# Trained networks beside the records: attacks and the like go on from them without training.
+networks: .venv/installed
+	@$(BIN)/python workflow/scripts/keep_networks.py "results/$${NAME:-$$STUDY}"
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)

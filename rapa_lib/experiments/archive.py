@@ -2,17 +2,18 @@
 
 A line of JSON on the study, then one per run, compressed with xz: its experiment and name, the
 record, the JSON files beside it, and the seconds that it took. Networks and executed notebooks are
-not in it.
+not in it; networks can be kept beside it, as ``networks/<run>.pt``.
 """
 
 import json
 import lzma
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rapa_lib._files import whole_file, write_sums
+from rapa_lib._files import changed_files, whole_file, write_sums
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.records import read_object, write_json
 from rapa_lib.experiments.schemas import check_file
@@ -24,8 +25,11 @@ MOST_BYTES = 2**30
 """That an archive is written out to; the records of the largest study here have a tenth."""
 
 RESTORED = "restored"
-"""Name of the file that says that a run's folder was made from an archive: a network and an
-executed notebook are not there, and are not missed."""
+"""Name of the file that says that a run's folder was made from an archive: an executed notebook
+is not there, nor a network unless it was kept, and they are not missed."""
+
+NETWORKS = "networks"
+"""Name of the folder of kept networks in a study's folder."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,52 @@ class KeptRun:
         }
         return self.files["record.json"] | beside | {"run": self.run}
 
-    def restore(self, folder: str | Path) -> None:
-        """Write the run's files to a folder, the record last."""
+    def restore(self, folder: str | Path, network: Path | None = None) -> None:
+        """Write the run's files to a folder, the record last.
+
+        Args:
+            folder: to write to.
+            network: the run's trained network, if it was kept.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        files = {name: folder / name for name in self.files}
+        if network:
+            files["network.pt"] = folder / "network.pt"
+            with whole_file(folder / "network.pt") as part:
+                shutil.copyfile(network, part)
         (folder / RESTORED).write_text(json.dumps({"seconds": self.seconds}), encoding="utf-8")
         for name, content in sorted(self.files.items(), key=lambda item: item[0] == "record.json"):
             write_json(folder / name, content)
-        write_sums(folder, {name: folder / name for name in self.files})
+        write_sums(folder, files)
+
+
+def keep_networks(results: str | Path) -> list[Path]:
+    """Copy the trained networks of a study's runs to where they are kept, checksums beside them.
+
+    Networks that are kept already stay: those of runs that were restored without one too.
+    """
+    folder = Path(results) / NETWORKS
+    for path in sorted(Path(results).glob("runs/accuracy/*/network.pt")):
+        folder.mkdir(exist_ok=True)
+        with whole_file(folder / f"{path.parent.name}.pt") as part:
+            shutil.copyfile(path, part)
+    kept = sorted(folder.glob("*.pt"))
+    if kept:
+        write_sums(folder, {path.name: path for path in kept})
+    return kept
+
+
+def kept_networks(results: str | Path) -> dict[str, Path]:
+    """The networks that are kept of a study, by run.
+
+    Raises:
+        ValueError: if one is not what was kept; it is named.
+    """
+    folder = Path(results) / NETWORKS
+    if changed := changed_files(folder):
+        raise ValueError(f"networks: {changed[0]} is not the file that was kept")
+    return {path.stem: path for path in sorted(folder.glob("*.pt"))}
 
 
 def json_leaves(experiment: str) -> list[str]:

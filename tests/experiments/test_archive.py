@@ -5,7 +5,14 @@ import json
 import pandas as pd
 import pytest
 
-from rapa_lib.experiments.archive import ARCHIVE, Archive, KeptRun, read_seconds
+from rapa_lib.experiments.archive import (
+    ARCHIVE,
+    Archive,
+    KeptRun,
+    keep_networks,
+    kept_networks,
+    read_seconds,
+)
 from rapa_lib.experiments.runs import runs_table
 
 
@@ -73,6 +80,29 @@ def test_a_restored_run_is_the_run_without_network_and_notebook(folders, tmp_pat
     assert again.seconds == 12.5
     left = {path.name for path in (tmp_path / "elsewhere/accuracy/a-0-1").iterdir()}
     assert left == {"record.json", "curve.json", "similarity.json", "restored", "SHA256SUMS"}
+
+
+def test_networks_are_kept_and_restored_with_their_runs(folders, tmp_path):
+    results = folders[0].parents[2]
+    (folders[0] / "network.pt").write_bytes(b"trained")
+    kept_files = keep_networks(results)
+    assert [path.name for path in kept_files] == [f"{folders[0].name}.pt"]
+    (folders[0] / "network.pt").unlink()
+    assert keep_networks(results) == kept_files  # a run that has none any more keeps its own
+    network = kept_networks(results)[folders[0].name]
+    KeptRun.of(folders[0]).restore(tmp_path / "elsewhere/accuracy/a-0-1", network)
+    assert (tmp_path / "elsewhere/accuracy/a-0-1/network.pt").read_bytes() == b"trained"
+    assert "network.pt" in (tmp_path / "elsewhere/accuracy/a-0-1/SHA256SUMS").read_text()
+
+
+def test_a_kept_network_that_was_changed_is_named(folders):
+    results = folders[0].parents[2]
+    assert kept_networks(results) == {}
+    (folders[0] / "network.pt").write_bytes(b"trained")
+    (kept_file,) = keep_networks(results)
+    kept_file.write_bytes(b"other")
+    with pytest.raises(ValueError, match=f"{kept_file} is not the file that was kept"):
+        kept_networks(results)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\xfd7zXZ\x00half"])

@@ -10,7 +10,7 @@ import pytest
 import remake_tables
 from workflow_house import ROOT, command, execute
 
-from rapa_lib.experiments.archive import ARCHIVE, Archive
+from rapa_lib.experiments.archive import ARCHIVE, Archive, keep_networks, kept_networks
 
 KEPT = Path(__file__).with_name("kept_study")
 
@@ -82,6 +82,18 @@ def test_claims_are_judged_by_the_rules_that_were_kept(tmp_path, monkeypatch):
     names = [json.loads(one[-1])["claims"] for one in said if one[0] == "run_notebook.py"]
     assert names[0] == "config/claims/paper.yaml"
     assert Path(names[1]).read_text(encoding="utf-8") == "level: 0.01\n"
+
+
+def test_a_kept_network_is_put_where_followers_look_for_it(smoke, tmp_path):
+    results = tmp_path / "smoke"
+    shutil.copytree(smoke.folder / "runs/accuracy", results / "runs/accuracy")
+    (first, *_) = keep_networks(results)
+    shutil.rmtree(results / "runs")
+    archive = Archive.read(smoke.folder / ARCHIVE)
+    remake_tables.restore(archive, results, kept_networks(results))
+    network = results / "runs/accuracy" / first.stem / "network.pt"
+    assert network.read_bytes() == first.read_bytes()
+    assert not list(results.glob("runs/[!a]*/*/network.pt"))
 
 
 def test_a_study_without_records_says_so(house, tmp_path):

@@ -1,6 +1,7 @@
 """Make a study's tables, figures and report again from its kept records alone, without training.
 
-The runs' folders are restored as far as the records go: the study can then be continued from them.
+The runs' folders are restored as far as the records go, with those networks that were kept: the
+study can then be continued from them.
 """
 
 import argparse
@@ -8,12 +9,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from study import ROOT
 from whole import seal
 
-from rapa_lib.experiments.archive import ARCHIVE, Archive
+from rapa_lib.experiments.archive import ARCHIVE, Archive, kept_networks
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.protocol import experiment, write_collected
 from rapa_lib.experiments.records import write_table
@@ -27,9 +29,10 @@ def main() -> None:
     try:
         archive = Archive.read(options.results / ARCHIVE)
         archive.check_records()
+        networks = kept_networks(options.results)
     except ValueError as error:
         raise SystemExit(f"tables not made: {error}") from error
-    restore(archive, options.results)
+    restore(archive, options.results, networks)
     collect(archive, options.results)
     report(archive, options.results)
     seal(options.results)
@@ -37,12 +40,13 @@ def main() -> None:
     print(f"  {options.results / 'report.html'}")
 
 
-def restore(archive: Archive, results: Path) -> None:
+def restore(archive: Archive, results: Path, networks: Mapping[str, Path]) -> None:
     """Write the files of runs that are not there."""
     for run in archive.runs:
         folder = results / "runs" / run.experiment / run.run
         if not (folder / "record.json").exists():
-            run.restore(folder)
+            trained = run.experiment == "accuracy"
+            run.restore(folder, networks.get(run.run) if trained else None)
 
 
 def collect(archive: Archive, results: Path) -> None:
