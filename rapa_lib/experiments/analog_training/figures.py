@@ -69,7 +69,12 @@ def analog_figure(table: pd.DataFrame, inference: pd.DataFrame) -> Figure:
         for axes in right:
             _curves(axes, inference, "out_noise", looks)
             axes.set(xlabel="output noise when read,\nnot trained anew")
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            levels = sorted(inference["out_noise"].dropna().unique())
+            if len(levels) == 1:
+                axes.set_xticks(levels, [f"{levels[0]:g}"])
+                axes.set_xlim(0, 2 * levels[0] or 1)
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(4))
         left.set_ylim(0, _top(plain, inference))
         _legend(figure, looks, [m for m in METHODS if m in set(inference["method"])])
         set_title(figure, _title(table))

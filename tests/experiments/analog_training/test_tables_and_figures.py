@@ -66,6 +66,13 @@ def test_the_curves_against_read_noise_are_means_over_seeds():
     ]  # fmt: skip
 
 
+def test_one_level_of_read_noise_is_named_on_an_axis_from_zero():
+    table, inference = tables()
+    _, right = analog_figure(table, inference[inference["out_noise"] == 0.12]).axes
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["0.12"]
+    assert right.get_xlim() == (0, 0.24)
+
+
 def test_the_baseline_stands_in_its_place_among_the_values():
     table, _ = tables()
     line = imperfection_curves(table[table["tiling"] == "none"], "bits")
