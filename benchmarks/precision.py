@@ -31,7 +31,8 @@ def main() -> None:
     arguments.add_argument("--data", default="mnist5k", help="a data set's name or folder")
     # The variable is there for the test that this program runs.
     small = "RAPA_BENCHMARK_REPEATS" in os.environ
-    arguments.add_argument("--images", type=int, default=200 if small else 4000)
+    arguments.add_argument("--images", type=int, default=130 if small else 4000)
+    arguments.add_argument("--test-images", type=int, default=100 if small else None)
     arguments.add_argument("--epochs", type=int, default=1 if small else 20)
     arguments.add_argument("--seeds", type=int, default=2 if small else 6)
     options = arguments.parse_args()
@@ -53,8 +54,9 @@ def measured(options: argparse.Namespace) -> Iterator[dict]:
     for tiling in ("none", "random"):
         for seed in range(options.seeds):
             run = Accuracy.of(
-                dataset=options.data, n_train=options.images, epochs=options.epochs, seed=seed,
-                tiling=tiling, n_tiles=[16, 4, 1], threads=1, eval_every=options.epochs,
+                dataset=options.data, n_train=options.images, n_test=options.test_images,
+                epochs=options.epochs, seed=seed, tiling=tiling, n_tiles=[16, 4, 1], threads=1,
+                eval_every=options.epochs,
             )  # fmt: skip
             data = run.recipe.load()
             found = [values(run, precision, data) for precision in PRECISIONS]
