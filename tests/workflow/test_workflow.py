@@ -19,6 +19,7 @@ import papermill
 import pytest
 import run_notebook
 import run_study
+import study as study_module
 import torch
 import yaml
 from PIL import Image
@@ -985,7 +986,24 @@ def test_a_folder_with_a_damaged_parquet_file_is_refused(refusal, tmp_path):
     for split in ("train", "test"):
         (data / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
     said = refusal(changed(), "--data", data)
-    assert f"{data / 'train-00000-of-00001.parquet'}: not a readable Parquet file" in said
+    assert "data/train-00000-of-00001.parquet: not a readable Parquet file" in said
+
+
+def test_a_folder_beside_the_checkout_is_named_from_there(monkeypatch):
+    """A run has one name, and a record no path of a machine, however its data's folder is given."""
+    runs = Study.of(yaml.safe_load(changed()), str(ROOT.parent / "shared/data/x")).runs["accuracy"]
+    assert {run.parameters["dataset"] for run in runs} == {"../shared/data/x"}
+    monkeypatch.setattr(study_module, "ROOT", Path("/home/one/checkout"))
+    for given, named in {
+        None: None,
+        "mnist5k": "mnist5k",
+        "../shared/data/x": "../shared/data/x",
+        "/home/one/shared/data/x": "../shared/data/x",
+        "/home/one/checkout/data/x": "data/x",
+        "/home/x": "/home/x",
+        "/data/x": "/data/x",
+    }.items():
+        assert study_module.from_checkout(given) == named
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +127,14 @@ class Study:
 
         Args:
             config: the content of its YAML file.
-            data: a data set to use instead of the configured one: a name or a folder.
+            data: a data set to use instead of the configured one: a name or a folder, which is
+                spelled as :func:`from_checkout` does.
 
         Raises:
             ValueError: for an unknown key, parameter or value, with what is allowed.
         """
         _check_schema(config)
+        data = from_checkout(data)
         threads, tuning, chosen = config["threads"], *_tuned(config)
         values = Chosen.read(ROOT / chosen).arms if chosen else {}
         runs = {
@@ -186,6 +189,18 @@ def _check_schema(config: Any) -> None:
         allowed = error.schema.get("properties")
         hint = f"; allowed keys: {', '.join(allowed)}" if allowed else ""
         raise ValueError(f"study: {error.json_path}: {message}{hint}")
+
+
+def from_checkout(data: str | None) -> str | None:
+    """The path of a folder in the checkout or beside it, as it is spelled from the checkout.
+
+    Parameters, which name a run, and records then say the same of the same folder wherever the
+    checkout lies. Names, and paths of other folders, stay as they are.
+    """
+    if data is None or not Path(data).is_absolute():
+        return data
+    relative = Path(os.path.relpath(data, ROOT))
+    return data if relative.parts[:2] == ("..", "..") else str(relative)
 
 
 def load_study(path: str | Path, data: str | None = None, name: str | None = None) -> Study:
