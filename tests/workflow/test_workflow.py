@@ -986,7 +986,8 @@ def test_a_folder_with_a_damaged_parquet_file_is_refused(refusal, tmp_path):
     for split in ("train", "test"):
         (data / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
     said = refusal(changed(), "--data", data)
-    assert "data/train-00000-of-00001.parquet: not a readable Parquet file" in said
+    named = Path(study_module.from_checkout(str(data)))
+    assert f"{named / 'train-00000-of-00001.parquet'}: not a readable Parquet file" in said
 
 
 def test_a_folder_beside_the_checkout_is_named_from_there(monkeypatch):
