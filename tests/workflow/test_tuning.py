@@ -369,7 +369,7 @@ def test_snakemake_hands_the_file_on_and_knows_the_stages(tuned, house, tmp_path
     # A rule for each block of the grid, the earlier the sooner.
     found = re.findall(r"rule (accuracy_run\w*):.*?priority: (\d+)", said, re.DOTALL)
     assert dict(found) == {
-        "accuracy_run": "9", "accuracy_run_2": "7", "accuracy_run_3": "5", "accuracy_run_4": "3"
+        "accuracy_run": "8", "accuracy_run_2": "7", "accuracy_run_3": "6", "accuracy_run_4": "5"
     }  # fmt: skip
     assert "--chosen" not in said
     assert "claims.md" not in said

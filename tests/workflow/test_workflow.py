@@ -1150,6 +1150,25 @@ def test_no_condition_takes_every_network_and_defaults_count_as_given():
         followers_of({"pooling": ["avg"]})
 
 
+def test_trainings_go_first_and_followers_in_the_order_of_their_networks(house, tmp_path):
+    """Of a grid in blocks: whole seeds of networks, then what each needs, as Snakemake plans it."""
+    path = tmp_path / "study.yaml"
+    config = yaml.safe_load(following())
+    config["accuracy"]["grid"] = [{"tiling": ["none", "random"], "seed": [s]} for s in (7, 8)]
+    path.write_text(yaml.safe_dump(config))
+    plan = snakemake(house, "--configfile", path, "--cores", "1", "tables")
+    jobs = re.findall(
+        r"rule (\w+_run(?:_\d)?):.*?wildcards: .*?run=(\S+).*?priority: (\d+)", plan, re.S
+    )
+    ranks = {}
+    for rule, run, priority in jobs:
+        ranks.setdefault(int(priority), set()).add((rule.split("_run")[0], run.split("-")[1]))
+    assert [ranks[rank] for rank in sorted(ranks, reverse=True)] == [
+        {("accuracy", "7")}, {("accuracy", "8")},
+        {("filter_similarity", "7")}, {("filter_similarity", "8")},
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_studies_here_are_good(path):
     study = load_study(path)

@@ -25,8 +25,8 @@ EXECUTE = (
 )
 
 
-# A rule for every block of a grid, for a rule has one priority: earlier blocks are begun first, and
-# of each the trainings.
+# A rule for every block of a grid, for a rule has one priority: trainings go first, then what begins
+# with their networks or is free of them; of both, what belongs to an earlier block.
 for experiment, block in BLOCKS:
 
     rule:
@@ -45,7 +45,7 @@ for experiment, block in BLOCKS:
             run="|".join(BLOCKS[experiment, block]),
         params:
             parameters=parameters,
-        priority: 2 * (len(BLOCKS) - block) + (experiment == "accuracy")
+        priority: len(BLOCKS) * (1 + (experiment == "accuracy")) - block
         threads: study.threads
         retries: study.limits[experiment].retries
         resources:

@@ -51,7 +51,8 @@ class Run:
         network: name of the accuracy run whose trained network it starts from, if it needs one.
         copies: name of an accuracy run that differs from that one in its seed alone, if its
             notebook asks for copies and there is one.
-        block: place of the block of the grid that it is of; earlier ones are begun first.
+        block: place of the block of the grid that it is of, or that its network is of; earlier ones
+            are begun first.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Study:
                         own.parameters,
                         network.name,
                         _copies(network, runs["accuracy"]) if copied else (),
+                        network.block,
                     )
                     for network in networks
                     for own in settings
