@@ -24,7 +24,7 @@ include_patterns = [
     "results/analog_digits/analog_training.md", "results/analog_digits/claims.md",
     "results/analog_imperfections/analog_training.md",
     "results/attacked_digits/adversarial_robustness.md", "results/attacked_digits/claims.md",
-    "results/amount_digits/claims.md", "results/small/*.md",
+    "results/amount_digits/claims.md", "results/small/*.md", "results/full/*.md",
 ]  # fmt: skip
 myst_heading_anchors = 3
 # GitHub's own pages begin sections at any level, and a study's tables have no title of ours.
@@ -59,8 +59,8 @@ html_theme_options = {"source_repository": ""}
 WHOLE = (
     "docs/assignments.html",
     *(f"results/{name}/report.html" for name in
-      ("digits", "amount_digits", "attacked_digits", "small", "synchronisation_digits",
-       "analog_digits", "analog_imperfections", "standard")),
+      ("digits", "amount_digits", "attacked_digits", "small", "full",
+       "synchronisation_digits", "analog_digits", "analog_imperfections", "standard")),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Fill the numbers of the replication report in from a study's committed tables.
+"""Fill the numbers of the replication report in from the tables of the confirming studies.
 
 ``make paper`` writes ``paper/paper.md`` from ``paper/paper.md.j2``. Nothing in the template is a
 number of ours: every one is an expression over the tables, and tests hold it to that.
@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -20,7 +21,13 @@ from rapa_lib.experiments.claims.present import number_text
 from rapa_lib.experiments.plots import with_interval
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 TEMPLATE = HERE / "paper.md.j2"
+
+STUDIES = (
+    "digits", "small", "full", "attacked_digits", "analog_digits", "synchronisation_digits",
+)  # fmt: skip
+"""The confirming studies that the report is of."""
 
 
 class Tables:
@@ -32,11 +39,11 @@ class Tables:
     """
 
     def __init__(self, results: Path, study: Path) -> None:
-        self.folder = results
+        self.name = results.name
         self.study = yaml.safe_load(study.read_text(encoding="utf-8"))
-        texts = ("against", "setting", "unit", "method", "reason")
+        texts = ["against", "setting", "unit", "method", "reason"]
         self.claims = pd.read_csv(results / "claims.csv")
-        self.claims[list(texts)] = self.claims[list(texts)].astype(object).fillna("")
+        self.claims[texts] = self.claims[texts].astype(object).fillna("")
         page = (results / "claims.md").read_text(encoding="utf-8")
         self.status = re.findall(r"^\*\*(.+)\*\*$", page, re.M)[0]  # exploratory, or written before
         self.accuracy = pd.read_csv(results / "accuracy.csv")
@@ -44,8 +51,7 @@ class Tables:
 
     def primary(self) -> list[dict[str, Any]]:
         """The primary endpoint of every claim, with its number as text."""
-        rows = self.claims[self.claims["role"] == "primary"].to_dict("records")
-        return [row | {"number": number_text(row) or "–"} for row in rows]
+        return self._rows("primary")
 
     def claim(self, name: str) -> dict[str, Any]:
         """The primary endpoint of one claim.
@@ -54,6 +60,35 @@ class Tables:
             KeyError: if there is no such claim.
         """
         return {row["id"]: row for row in self.primary()}[name]
+
+    def further(self, name: str, endpoint: str, against: str = "") -> dict[str, Any]:
+        """A secondary endpoint of a claim.
+
+        Args:
+            name: of the claim.
+            endpoint: how its text begins.
+            against: what it is compared with, where the endpoint has several.
+
+        Raises:
+            ValueError: if not exactly one begins so.
+        """
+        found = [
+            row
+            for row in self._rows("secondary")
+            if row["id"] == name
+            and row["endpoint"].startswith(endpoint)
+            and row["against"] == against
+        ]
+        if len(found) != 1:
+            raise ValueError(
+                f"further: got {len(found)} endpoints of {name} that begin with {endpoint!r} "
+                f"against {against!r}, expected one"
+            )
+        return found[0]
+
+    def _rows(self, role: str) -> list[dict[str, Any]]:
+        rows = self.claims[self.claims["role"] == role].to_dict("records")
+        return [row | {"number": number_text(row) or "–"} for row in rows]
 
     def error(self, tiling: str, column: str = "test_error", **where: Any) -> str:
         """Mean ± half a 95 % t-interval over seeds of a tiling's networks.
@@ -93,17 +128,28 @@ class Tables:
         return value
 
     @property
-    def seeds(self) -> int:
-        """Seeds of the accuracy experiment."""
-        return self.accuracy["seed"].nunique()
+    def tilings(self) -> list[str]:
+        """The arms of the accuracy experiment, in the order of its table."""
+        return list(self.accuracy["tiling"].unique())
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds an arm of the accuracy experiment has; a range where they differ."""
+        counts = self.accuracy.groupby("tiling")["seed"].nunique()
+        return " to ".join(map(str, sorted({counts.min(), counts.max()})))
 
     def count(self, verdict: str) -> int:
         """Claims with a verdict."""
         return sum(row["verdict"] == verdict for row in self.primary())
 
 
-def fill(tables: Tables, template: Path = TEMPLATE) -> str:
-    """The report, every number filled in."""
+def load(root: Path = ROOT) -> dict[str, Tables]:
+    """The tables of every study that the report is of, by its name."""
+    return {name: Tables(root / "results" / name, ROOT / f"config/{name}.yaml") for name in STUDIES}
+
+
+def fill(studies: Mapping[str, Tables], template: Path = TEMPLATE) -> str:
+    """The report, every number filled in; the template knows the studies as ``s``."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
@@ -112,19 +158,17 @@ def fill(tables: Tables, template: Path = TEMPLATE) -> str:
         "short": lambda text: text[:7],
     }
     environment.filters.update(filters)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(t=tables)
+    source = template.read_text(encoding="utf-8")
+    return environment.from_string(source).render(s=SimpleNamespace(**studies))
 
 
 def main() -> None:
-    root = HERE.parent
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--study", default="standard", help="the name of a committed study")
     arguments.add_argument("--output", type=Path, default=HERE / "paper.md")
     options = arguments.parse_args()
-    tables = Tables(root / "results" / options.study, root / "config" / f"{options.study}.yaml")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(options.output) as part:
-        part.write_text(fill(tables), encoding="utf-8")
+        part.write_text(fill(load()), encoding="utf-8")
     print(options.output)
 
 
