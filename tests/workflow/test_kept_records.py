@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import remake_tables
+from keep_records import read_error
 from workflow_house import ROOT, command, execute
 
 from rapa_lib.experiments.archive import ARCHIVE, Archive, keep_networks, kept_networks
@@ -94,6 +95,15 @@ def test_a_kept_network_is_put_where_followers_look_for_it(smoke, tmp_path):
     network = results / "runs/accuracy" / first.stem / "network.pt"
     assert network.read_bytes() == first.read_bytes()
     assert not list(results.glob("runs/[!a]*/*/network.pt"))
+
+
+def test_a_run_that_is_not_done_says_why(tmp_path):
+    assert read_error(tmp_path / "none-0-abc") == "not done yet"
+    folder = tmp_path / "none-1-abc"
+    folder.mkdir()
+    assert read_error(folder) == "it left neither record nor error"
+    (folder / "error.json").write_text('{"error": "no memory"}')
+    assert read_error(folder) == "no memory"
 
 
 def test_a_study_without_records_says_so(house, tmp_path):

@@ -36,6 +36,8 @@ def main() -> None:
 
 def read_error(folder: Path) -> str:
     """Why a run left no record."""
+    if not folder.exists():
+        return "not done yet"
     try:
         return json.loads((folder / "error.json").read_text(encoding="utf-8"))["error"]
     except (OSError, ValueError, KeyError, TypeError):
