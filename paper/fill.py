@@ -7,7 +7,7 @@ number of ours: every one is an expression over the tables, and tests hold it to
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,10 +138,6 @@ class Tables:
         counts = self.accuracy.groupby("tiling")["seed"].nunique()
         return " to ".join(map(str, sorted({counts.min(), counts.max()})))
 
-    def count(self, verdict: str) -> int:
-        """Claims with a verdict."""
-        return sum(row["verdict"] == verdict for row in self.primary())
-
 
 def load(root: Path = ROOT) -> dict[str, Tables]:
     """The tables of every study that the report is of, by its name."""
@@ -153,11 +149,7 @@ def fill(studies: Mapping[str, Tables], template: Path = TEMPLATE) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
-    filters: Mapping[str, Callable[..., str]] = {
-        "thousands": lambda number: f"{number:,.0f}",
-        "short": lambda text: text[:7],
-    }
-    environment.filters.update(filters)
+    environment.filters["short"] = lambda text: text[:7]
     source = template.read_text(encoding="utf-8")
     return environment.from_string(source).render(s=SimpleNamespace(**studies))
 
