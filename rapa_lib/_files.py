@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def copy_whole(source: str | Path, path: str | Path) -> None:
+    """Copy a file's content whole or not at all."""
+    with whole_file(path) as part:
+        shutil.copyfile(source, part)
 
 
 def writable_folder(name: str, path: str | Path) -> Path:

@@ -8,12 +8,11 @@ not in it; networks can be kept beside it, as ``networks/<run>.pt``.
 import json
 import lzma
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rapa_lib._files import changed_files, whole_file, write_sums
+from rapa_lib._files import changed_files, copy_whole, whole_file, write_sums
 from rapa_lib.experiments.catalogue import CATALOGUE
 from rapa_lib.experiments.records import read_object, write_json
 from rapa_lib.experiments.schemas import check_file
@@ -81,8 +80,7 @@ class KeptRun:
         files = {name: folder / name for name in self.files}
         if network:
             files["network.pt"] = folder / "network.pt"
-            with whole_file(folder / "network.pt") as part:
-                shutil.copyfile(network, part)
+            copy_whole(network, folder / "network.pt")
         (folder / RESTORED).write_text(json.dumps({"seconds": self.seconds}), encoding="utf-8")
         for name, content in sorted(self.files.items(), key=lambda item: item[0] == "record.json"):
             write_json(folder / name, content)
@@ -97,8 +95,7 @@ def keep_networks(results: str | Path) -> list[Path]:
     folder = Path(results) / NETWORKS
     for path in sorted(Path(results).glob("runs/accuracy/*/network.pt")):
         folder.mkdir(exist_ok=True)
-        with whole_file(folder / f"{path.parent.name}.pt") as part:
-            shutil.copyfile(path, part)
+        copy_whole(path, folder / f"{path.parent.name}.pt")
     kept = sorted(folder.glob("*.pt"))
     if kept:
         write_sums(folder, {path.name: path for path in kept})

@@ -13,6 +13,9 @@ KEPT = (
 )  # fmt: skip
 """Entries of a record that the table repeats, where a record has them."""
 
+NOT_DONE = "not done yet"
+"""The error of a run that has not been begun."""
+
 TUNED = "chosen_sha256"
 """The entry that records of tuned studies have, and the table of no other."""
 

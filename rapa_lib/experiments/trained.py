@@ -15,6 +15,8 @@ from rapa_lib.networks import RapaConvNet
 from rapa_lib.training import InputScaling, Training, load_checkpoint, save_checkpoint, train
 from rapa_lib.training.checkpoints import first_not_finite_in
 
+_AT_RISK = 5.0  # seconds of training that an interruption may cost
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -66,13 +68,14 @@ def train_recipe(
         recipe: what to train.
         data: of ``recipe.load()``.
         tracking: what is recorded of the tiles meanwhile.
-        resume: a file that makes the training survive interruptions.
+        resume: a file that makes the training survive interruptions; some seconds may be lost.
         progress: show a bar.
     """
     recipe.use_threads()
     network = recipe.build(data)
     training = train(
-        network, data, recipe.training, checkpoint=resume, progress=progress,
+        network, data, recipe.training, checkpoint=resume, checkpoint_seconds=_AT_RISK,
+        progress=progress,
         measure=None if tracking is None else tracking.measure(recipe, data),
     )  # fmt: skip
     return network, training

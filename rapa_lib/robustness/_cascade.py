@@ -1,6 +1,7 @@
 """The worst case, image by image: several attacks, each on what those before it left."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,48 +64,81 @@ def run_cascade(
     """
     check_attacked(images, labels)
     check_int("choice_draws", choice_draws, low=1)
-    norms, sources = {a.norm for a in attacks}, {a.source for a in attacks}
-    if len(norms) != 1 or len(sources) != 1:
-        raise ValueError(f"attacks: got norms {norms} and sources {sources}, expected one of each")
-    (norm,), (source,) = norms, sources
+    norm, source = _alike(attacks)
     frozen = target.frozen(mix_seeds(seed, Purpose.ATTACK)) if source == "frozen" else None
     judge = frozen or target.judge()
-
-    def share(its: Tensor, answers: Tensor, draws: int) -> Tensor:
-        return mean_correct(judge, its, answers, draws, batch_size=ROWS)
-
-    worst = images.clone()
-    claimed = torch.zeros_like(labels, dtype=torch.bool)
     with seeded(seed, Purpose.ATTACK_CHOICE):
-        held = share(images, labels, choice_draws)
+        held = mean_correct(judge, images, labels, choice_draws, batch_size=ROWS)
+    worst = _Worst(images.clone(), held, torch.zeros_like(labels, dtype=torch.bool))
     outcomes = []
     for i, attack in enumerate(attacks):
         failed = 0
         for start in range(attack.restarts):
-            # Frozen draws follow an image's place: there all of them stay.
-            left = (held >= 0 if frozen else held > 0).nonzero()[:, 0].to(labels.device)
-            if not len(left) or not (held > 0).any():
+            left = worst.left(whole=frozen is not None)
+            if not len(left):
                 break
             seeds = (mix_seeds(seed, i, start), Purpose.ATTACK)
             model = frozen or target.sources(attack, 0)[0]
             with seeded(*seeds):
-                found, its, broke = _attack(
+                found, claimed, broke = _attack(
                     attack, epsilon, model, images[left], labels[left], progress
                 )
             failed += broke
             with seeded(seeds[0], Purpose.ATTACK_CHOICE):
-                now = share(found, labels[left], choice_draws)
-            lower = now < held[left.cpu()]
-            places = left[lower.to(left.device)]
-            worst[places], held[places.cpu()] = found[lower.to(left.device)], now[lower]
-            claimed[left] |= its
-        lengths = norms_of(norm, worst - images)
-        check_budget(attack, epsilon, worst, lengths)
+                held = mean_correct(judge, found, labels[left], choice_draws, batch_size=ROWS)
+            worst.keep(left, found, held, claimed)
+        lengths = norms_of(norm, worst.images - images)
+        check_budget(attack, epsilon, worst.images, lengths)
         with seeded(seed, i, Purpose.ATTACK_JUDGE):
-            correct = share(worst, labels, judge_draws)
-        said = float((claimed.cpu() | (held == 0)).double().mean())
-        outcomes.append(Outcome(worst.clone(), correct, lengths.cpu(), said, failed, held.clone()))
+            correct = mean_correct(judge, worst.images, labels, judge_draws, batch_size=ROWS)
+        outcomes.append(worst.outcome(correct, lengths.cpu(), failed))
     return outcomes
+
+
+def _alike(attacks: Sequence[Attack]) -> tuple[str, str]:
+    """The norm and the source that attacks share."""
+    norms, sources = {a.norm for a in attacks}, {a.source for a in attacks}
+    if len(norms) != 1 or len(sources) != 1:
+        raise ValueError(f"attacks: got norms {norms} and sources {sources}, expected one of each")
+    return norms.pop(), sources.pop()
+
+
+@dataclass(frozen=True)
+class _Worst:
+    """What misleads most so far, image by image; it changes as attacks find worse.
+
+    Args:
+        images: as they are perturbed now.
+        held: the share of the choosing draws in which each is right, on the CPU.
+        claimed: whether an attack said of it that it succeeded.
+    """
+
+    images: Tensor
+    held: Tensor
+    claimed: Tensor
+
+    def left(self, *, whole: bool) -> Tensor:
+        """Places of the images to attack, none if all are broken.
+
+        Args:
+            whole: all of them, for frozen draws follow an image's place.
+        """
+        open_ = self.held > 0
+        chosen = torch.full_like(open_, bool(open_.any())) if whole else open_
+        return chosen.nonzero()[:, 0].to(self.images.device)
+
+    def keep(self, left: Tensor, found: Tensor, held: Tensor, claimed: Tensor) -> None:
+        """Take what was found at these places where it is right in fewer draws."""
+        lower = held < self.held[left.cpu()]
+        places = left[lower.to(left.device)]
+        self.images[places] = found[lower.to(left.device)]
+        self.held[places.cpu()] = held[lower]
+        self.claimed[left] |= claimed
+
+    def outcome(self, correct: Tensor, lengths: Tensor, failed: int) -> Outcome:
+        """The outcome of what is there now, judged by the share of draws that are right."""
+        said = float((self.claimed.cpu() | (self.held == 0)).double().mean())
+        return Outcome(self.images.clone(), correct, lengths, said, failed, self.held.clone())
 
 
 def _attack(

@@ -1,5 +1,6 @@
 """Training: plain SGD, seeded to the last bit, resumable after any epoch."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rapa_lib._checks import check_real
 from rapa_lib._seeds import Purpose, seeded
 from rapa_lib.analog import AnalogTileArray, NotFiniteError
 from rapa_lib.data.datasets import Dataset
@@ -56,6 +58,7 @@ def train(
     config: TrainConfig,
     *,
     checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 0.0,
     progress: bool = True,
     measure: Measure | None = None,
     on_epoch: OnEpoch | None = None,
@@ -71,6 +74,9 @@ def train(
             ``config.eval_every`` epochs and after the last.
         config: see :class:`TrainConfig`.
         checkpoint: file to write after every epoch, and to resume from if it exists.
+        checkpoint_seconds: leave out what would be written so soon after the last: short epochs
+            then do not spend their time on it. The first epoch of a call and the last of the
+            training are always written.
         progress: show a bar, where tqdm is installed.
         measure: called as ``measure(model, epoch, scaling)`` before the first epoch, with 0, and
             after every epoch; what it returns, if not None, is kept in ``measurements``. It draws
@@ -86,20 +92,17 @@ def train(
 
     Raises:
         DivergedError: at a loss that is not finite; the message says where.
-        ValueError: if the checkpoint belongs to another training, batch_size exceeds the data, or
-            weights lie on analog tiles and ``config.precision`` is not float32, or tiles are to be
-            coupled or parameters averaged over time.
+        ValueError: if the checkpoint belongs to another training, checkpoint_seconds is negative,
+            batch_size exceeds the data, or weights lie on analog tiles and ``config.precision`` is
+            not float32, or tiles are to be coupled or parameters averaged over time.
     """
+    check_real("checkpoint_seconds", checkpoint_seconds, low=0)
     loop = _Loop.of(model, dataset, config)
     training = Training(scaling=loop.step.scaling)
-    file = None
+    file, written = None, -math.inf
     if checkpoint is not None:
-        parts: dict[str, Stateful] = {
-            "model": model, "optimizer": loop.step.optimizer, "scheduler": loop.step.scheduler
-        }  # fmt: skip
-        if loop.time_average is not None:
-            parts["time_average"] = loop.time_average
-        file = ResumeFile(Path(checkpoint), identity(model, dataset, config, on_epoch), parts)
+        same = identity(model, dataset, config, on_epoch)
+        file = ResumeFile(Path(checkpoint), same, loop.parts())
         training.history, training.measurements = file.resume()
     if not training.history:
         _take_measurements(training, model, config, measure)
@@ -109,8 +112,11 @@ def train(
                 on_epoch(model, epoch)
             training.history.append(loop.epoch(epoch, bar))
             _take_measurements(training, model, config, measure)
-            if file is not None:
+            if file is not None and (
+                epoch == config.epochs or time.monotonic() - written >= checkpoint_seconds
+            ):
                 file.save(training.history, training.measurements)
+                written = time.monotonic()
     return training
 
 
@@ -160,6 +166,14 @@ class _Loop:
         averaging = TileAveraging(model, step.optimizer, config)
         time_average = TimeAverage(model) if config.average_last else None
         return cls(config, step, averaging, time_average, n_steps, images, labels, *test)
+
+    def parts(self) -> dict[str, Stateful]:
+        """By name, all that changes from step to step."""
+        step = self.step
+        parts: dict[str, Stateful] = {
+            "model": step.model, "optimizer": step.optimizer, "scheduler": step.scheduler
+        }  # fmt: skip
+        return parts | ({} if self.time_average is None else {"time_average": self.time_average})
 
     def epoch(self, epoch: int, bar: Bar) -> dict[str, Any]:
         """Train for one epoch, counted from 1, and test if it is time; return its row."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from tiny import same_bits, tiny_dataset, tiny_network
 from torch import nn
 
+import rapa_lib.training.loop
 from rapa_lib import (
     DivergedError,
     InputScaling,
@@ -35,6 +36,7 @@ from rapa_lib.training import (
     predict,
     save_checkpoint,
 )
+from rapa_lib.training.checkpoints import ResumeFile
 
 SHORT = TrainConfig(epochs=3, batch_size=16, learning_rate=0.02, mirror=True, max_shift=1, seed=4)
 
@@ -667,6 +669,53 @@ def test_checkpoints_change_nothing(tmp_path):
     other, same = run(checkpoint=tmp_path / "resume.pt")
     assert same_bits(network.state_dict(), other.state_dict())
     assert untimed(training) == untimed(same)
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(0, [1, 2, 3]), (25, [1, 3]), (1e9, [1, 3])])
+def test_short_epochs_are_not_all_written(tmp_path, monkeypatch, seconds, written):
+    """The first and the last are; by this clock ten seconds pass between two looks at it."""
+    ticks, saved = itertools.count(0, 10), []
+    monkeypatch.setattr(rapa_lib.training.loop.time, "monotonic", lambda: next(ticks))
+    save = ResumeFile.save
+
+    def noting(self, history, measurements):
+        saved.append(len(history))
+        save(self, history, measurements)
+
+    monkeypatch.setattr(ResumeFile, "save", noting)
+    train(
+        tiny_network(), tiny_dataset(), SHORT, checkpoint=tmp_path / "resume.pt",
+        checkpoint_seconds=seconds, progress=False,
+    )  # fmt: skip
+    assert saved == written
+
+
+def test_a_training_goes_on_from_an_earlier_epoch_than_the_one_it_was_stopped_after(tmp_path):
+    """Epoch 2 was trained and not written: it is trained again, to the same bits."""
+    undisturbed = tiny_network()
+    seen, last = [], 2
+
+    def stopping(_, epoch):
+        seen.append(epoch)
+        if epoch > last:
+            raise KeyboardInterrupt
+
+    def go_on(network):
+        return train(
+            network, tiny_dataset(), SHORT, checkpoint=tmp_path / "resume.pt",
+            checkpoint_seconds=1e9, on_epoch=stopping, progress=False,
+        )  # fmt: skip
+
+    expected = train(undisturbed, tiny_dataset(), SHORT, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(tiny_network())
+    assert len(load_checkpoint(tmp_path / "resume.pt")["history"]) == 1
+    seen, last = [], 3
+    network = tiny_network(init_seed=9)
+    training = go_on(network)
+    assert seen == [2, 3]
+    assert same_bits(network.state_dict(), undisturbed.state_dict())
+    assert untimed(training) == untimed(expected)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.9, -1])

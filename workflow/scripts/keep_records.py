@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rapa_lib.experiments.archive import ARCHIVE, Archive, KeptRun
 from rapa_lib.experiments.records import write_table
-from rapa_lib.experiments.runs import runs_table
+from rapa_lib.experiments.runs import NOT_DONE, runs_table
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 def read_error(folder: Path) -> str:
     """Why a run left no record."""
     if not folder.exists():
-        return "not done yet"
+        return NOT_DONE
     try:
         return json.loads((folder / "error.json").read_text(encoding="utf-8"))["error"]
     except (OSError, ValueError, KeyError, TypeError):

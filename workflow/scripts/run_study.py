@@ -262,7 +262,8 @@ def check_fixed(study: Study, folder: Path) -> None:
                 raise ValueError(
                     f"confirmatory: {name} is {value[:12]}…, but that of {path.parent} is "
                     f"{str(record.get(name))[:12]}…; rules, code and tuned values stand before the "
-                    "first record: give the study another name"
+                    f"first record: go on from its commit, {record.get('git_commit')}, or give the "
+                    "study another name"
                 )
 
 

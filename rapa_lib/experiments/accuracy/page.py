@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from rapa_lib.experiments.accuracy.figures import accuracy_figure, curves_figure
 from rapa_lib.experiments.accuracy.tables import (
     SETTINGS,
@@ -38,8 +40,21 @@ def collect(records: Sequence[dict[str, Any]]) -> Collected:
             f"{table['draws'].max()} draws, majority vote and mean softmax of the same draws; "
             "merged: mean kernels as one ordinary network, normalisation statistics re-estimated.",
             "",
+            *_merged_is_the_one(table),
             "![test error by tiling](accuracy.png)",
             "",
             "![learning curves](accuracy_curves.png)",
         ],
     )
+
+
+def _merged_is_the_one(table: pd.DataFrame) -> list[str]:
+    """A paragraph on which error of networks with dropout to read; none where there are none."""
+    if not table["tiling"].eq("dropout").any():
+        return []
+    return [
+        "`dropout`: read *merged*. There is nothing to merge, but its statistics of normalisation "
+        "are estimated anew with nothing dropped; those of the training, of outputs that were "
+        "dropped in part, do not fit the network *as it is*.",
+        "",
+    ]

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,16 @@ def errors_by_amount(
         n_tiles: of the networks with tiles.
 
     Returns:
-        One row per network and way of asking it: study, data (the set's name), images, arm, seed,
-        test_error (percent; of dropout without dropping anything, statistics of normalisation so).
+        One row per network and way of asking it: study, data (the set's name), images, own_images
+        (whether each seed drew them, the same for all arms), arm, seed, test_error (percent; of
+        dropout without dropping anything, statistics of normalisation so).
 
     Raises:
         ValueError: if a folder has no such table, an arm has a seed twice at one number of images,
             or the number of training images is not known.
     """
     rows = [row for folder in folders for row in _rows(Path(folder), arms, n_tiles)]
-    columns = ["study", "data", "images", "arm", "seed", "test_error"]
+    columns = ["study", "data", "images", "own_images", "arm", "seed", "test_error"]
     table = pd.DataFrame(rows, columns=columns)
     twice = table[table.duplicated([*_KEYS, "seed"])]
     if len(twice):
@@ -74,6 +76,7 @@ def _rows(folder: Path, arms: Sequence[str], n_tiles: str) -> list[dict[str, obj
             "study": folder.name,
             "data": re.sub(r" \[.*\]$", "", run["dataset"]),
             "images": config["n_train"] or _whole(run["dataset"]),
+            "own_images": config["subset"] == "seed",
             "seed": run["seed"],
         }
         own = "test_error_merged" if run["tiling"] == "dropout" else "test_error"
@@ -91,7 +94,10 @@ def _whole(dataset: str) -> int:
 
 
 def differences_by_amount(errors: pd.DataFrame, minus: str = "none") -> pd.DataFrame:
-    """What arms have above one of them, paired by seed: every seed has images of its own.
+    """What arms have above one of them.
+
+    Arms are compared as the claims are: paired by seed where every seed drew images of its own that
+    the arms share, else unpaired, for on the same images nothing ties one arm's seed to another's.
 
     Args:
         errors: of :func:`errors_by_amount`.
@@ -99,30 +105,36 @@ def differences_by_amount(errors: pd.DataFrame, minus: str = "none") -> pd.DataF
 
     Returns:
         One row per data set, number of images and other arm, fewest images first: data, images,
-        arm, seeds, difference (points of test error), low, high (95 % interval; NaN of one seed).
+        arm, seeds (of the arm that has fewer), difference (points of test error), low, high (95 %
+        interval; NaN of one seed), method (``"paired"``, ``"pooled"`` or ``"Welch"``, see
+        :class:`rapa_lib.instruments.statistics.Contrast`; empty of one seed).
     """
     rows = []
     for (data, images), part in errors.groupby(["data", "images"]):
+        paired = bool(part["own_images"].all())
         by_seed = part.pivot(index="seed", columns="arm", values="test_error")
         for arm in tiling_order(part["arm"]):
             if arm == minus or minus not in by_seed:
                 continue
-            pairs = by_seed[[arm, minus]].dropna()
-            if pairs.empty:
+            both = by_seed[[arm, minus]].dropna() if paired else by_seed[[arm, minus]]
+            samples = [both[one].dropna().to_numpy() for one in (arm, minus)]
+            if not (seeds := min(map(len, samples))):
                 continue
-            low = high = float("nan")
-            if len(pairs) > 1:
-                found = contrast([pairs[arm], pairs[minus]], (1, -1), paired=True)
-                low, high = map(float, found.interval(0.95))
-            difference = float((pairs[arm] - pairs[minus]).mean())
-            values = (data, images, arm, len(pairs), difference, low, high)
-            rows.append(values)
-    columns = [*_KEYS, "seeds", "difference", "low", "high"]
+            between, method = (nan, nan), ""
+            if seeds > 1:
+                found = contrast(samples, (1, -1), paired=paired)
+                low, high = found.interval(0.95)
+                between, method = (float(low), float(high)), str(found.method)
+            difference = samples[0].mean() - samples[1].mean()
+            rows.append((data, images, arm, seeds, difference, *between, method))
+    columns = [*_KEYS, "seeds", "difference", "low", "high", "method"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def crossing_text(differences: pd.DataFrame, arm: str = "random", minus: str = "none") -> str:
     """Where an arm begins to be worse, or better, as images become more: one line per data set.
+
+    The sign turns where both intervals lie on their sides of zero; else it is said of the means.
 
     Args:
         differences: of :func:`differences_by_amount`.
@@ -136,8 +148,12 @@ def crossing_text(differences: pd.DataFrame, arm: str = "random", minus: str = "
         for pair in itertools.pairwise(points):
             better, worse = sorted(pair, key=lambda row: row["difference"])
             if better["difference"] < 0 < worse["difference"]:
+                sure = better["high"] < 0 < worse["low"]
+                turns = (
+                    "the sign turns" if sure else "the means change sign, within their intervals"
+                )
                 line += (
-                    f" Between {pair[0]['images']:,} and {pair[1]['images']:,} the sign turns: "
+                    f" Between {pair[0]['images']:,} and {pair[1]['images']:,} {turns}: "
                     f"better with {better['images']:,}, worse with {worse['images']:,}."
                 )
         lines.append(line)
@@ -156,7 +172,7 @@ def amount_figure(errors: pd.DataFrame, minus: str = "none") -> Figure:
 
     Args:
         errors: of :func:`errors_by_amount`. A row of two panels for every data set; means with 95 %
-            t-intervals over seeds, differences paired by seed.
+            t-intervals over seeds.
         minus: see :func:`differences_by_amount`.
 
     Raises:

@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rapa_lib._files import whole_file
+from rapa_lib._files import copy_whole
 from rapa_lib.layers.products.geometry import Geometry, kernels_of, matrices_of, pixels_of
 
 log = logging.getLogger(__name__)
@@ -285,8 +285,7 @@ def _keep(built: Path, path: Path) -> None:
     """Copy a library into the cache folder if that can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            shutil.copyfile(built, part)
+        copy_whole(built, path)
     except OSError as error:
         log.info("compiled products are not kept: %s", error)
 

@@ -227,6 +227,9 @@ def test_records_of_runs_collect_into_tables(finished, tmp_path):
     assert table["n_tiles"].tolist() == ["1-1-1", "4-2-1"]
     assert [json.loads(text)["seed"] for text in table["config"]] == [0, 6]
     assert not {"speedups", "curve", "similarity"} & set(table)
+    assert "read *merged*" not in "\n".join(collected.body)
+    dropped = [record | {"tiling": "dropout"} for record in records[1:]]
+    assert "`dropout`: read *merged*" in "\n".join(Accuracy.collect(dropped).body)
     assert table["run"].tolist() == [tmp_path.name, finished[0].name]
     assert curves[["tiling", "epoch"]].to_numpy().tolist() == [
         ["none", 1], ["random", 1], ["random", 2],

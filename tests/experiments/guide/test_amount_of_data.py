@@ -16,7 +16,7 @@ SEEDS = (3, 1, 2)
 
 def run(tiling, images, seed, error, **other):
     plain = tiling in ("none", "dropout")
-    config = {"n_train": images, **other.pop("config", {})}
+    config = {"n_train": images, "subset": "seed", **other.pop("config", {})}
     return {
         "dataset": f"letters [{images} of 900 train]", "tiling": tiling, "seed": seed,
         "n_tiles": "1-1-1" if plain else "16-4-1", "test_error": error,
@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_refused(study, tmp_path):
             amount_of_data.errors_by_amount([unknown])
 
 
-def test_differences_are_paired_by_seed(study):
+def test_differences_of_seeds_with_images_of_their_own_are_paired(study):
     rows = [*runs(), run("none", 50, 9, 77.0)]  # a seed that has no partner
     found = amount_of_data.differences_by_amount(amount_of_data.errors_by_amount([study(rows)]))
     row = found[(found["arm"] == "random") & (found["images"] == 50)].iloc[0]
@@ -96,6 +96,25 @@ def test_differences_are_paired_by_seed(study):
     votes = found[(found["arm"] == VOTE) & (found["images"] == 50)]
     assert votes["difference"].tolist() == [gaps.mean() - 1]
     assert "none" not in set(found["arm"])
+    assert set(found["method"]) == {"paired"}
+
+
+def test_differences_of_seeds_on_the_same_images_are_not_paired(study):
+    errors = {"none": {3: 23.1, 1: 24.6, 2: 23.9, 9: 25.0}, "random": {3: 22.0, 1: 22.2, 2: 23.7}}
+    rows = [
+        run(tiling, None, seed, error, dataset="CIFAR-10", config={"subset": "fixed"})
+        for tiling, of in errors.items()
+        for seed, error in of.items()
+    ]
+    found = amount_of_data.differences_by_amount(amount_of_data.errors_by_amount([study(rows)]))
+    row = found[found["arm"] == "random"].iloc[0]
+    ordinary, rapa = (list(errors[tiling].values()) for tiling in ("none", "random"))
+    expected = stats.ttest_ind(rapa, ordinary, equal_var=row["method"] == "pooled")
+    low, high = expected.confidence_interval(0.95)
+    assert (row["seeds"], row["images"]) == (3, 50_000)
+    assert row["method"] in ("pooled", "Welch")
+    assert row["difference"] == pytest.approx(np.mean(rapa) - np.mean(ordinary))
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_one_seed_has_no_interval(study):
@@ -113,6 +132,18 @@ def test_the_text_says_where_the_sign_turns(study):
     assert line.startswith("- letters: `random` − `none` (points of test error): −6.0 [−8.5, −3.5]")
     assert "+6.0 [3.5, 8.5] with 200" in line
     assert line.endswith("Between 50 and 200 the sign turns: better with 50, worse with 200.")
+
+
+def test_a_sign_that_intervals_do_not_hold_is_said_of_the_means_alone(study):
+    rows = runs((50,))
+    for seed, gap in zip(SEEDS, (-9.0, 10.0, 2.0), strict=True):  # 1 ± 23.7
+        rows.append(run("none", 200, seed, 20.0 + seed))
+        rows.append(run("random", 200, seed, 20.0 + seed + gap))
+    errors = amount_of_data.errors_by_amount([study(rows)])
+    text = amount_of_data.crossing_text(amount_of_data.differences_by_amount(errors))
+    assert "+1.0 [−22.7, 24.7] with 200" in text
+    assert "Between 50 and 200 the means change sign, within their intervals: better" in text
+    assert "the sign turns" not in text
 
 
 def test_the_figure_shows_errors_and_differences_of_every_set(study):
