@@ -39,6 +39,19 @@ MEASURES = {
 CURVES = {"train_loss": "training loss", "test_error": "test error (%)"}
 
 
+def without_foreign_statistics(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Leave out errors of networks with dropout as they are, if there are other networks.
+
+    Their statistics of normalisation are of outputs that were dropped in part, and do not fit the
+    network with nothing dropped: such an error says how far off they are, and would stretch the
+    axis of all others.
+    """
+    dropped = table["tiling"] == "dropout"
+    if dropped.all():
+        return table
+    return table.assign(**{name: table[name].astype(float).mask(dropped) for name in measures})
+
+
 class _TilesInTurn(Normalize):
     """Tile t gets colour t mod 20."""
 
@@ -49,6 +62,8 @@ class _TilesInTurn(Normalize):
 def accuracy_figure(table: pd.DataFrame) -> Figure:
     """Test error by tiling: every run as a dot, means with 95 % t-intervals over seeds.
 
+    Of networks with dropout only *merged*, whose statistics of normalisation fit.
+
     Args:
         table: rows of ``accuracy.csv``. More than :data:`CROWDED` configurations stand in lines
             below one another, others side by side.
@@ -58,6 +73,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     table = table.assign(label=labels.map(_in_lines) if crowded else labels)
     names = label_order(table)
     *as_they_are, merged = MEASURES
+    table = without_foreign_statistics(table, as_they_are)
     with mpl.rc_context(STYLE):
         figure, panels = _lines(names) if crowded else _columns()
         # Merged networks have a scale of their own: they can be far worse.
@@ -133,7 +149,8 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     Settings that several networks of one tiling differ in have a row of panels each, with the same
     axes. A tiling is in every row whose settings agree with its own: one that has a single setting,
     such as the ordinary network, is in all of them. Where networks were tested at their end alone,
-    losses are all there is to follow: settings then stand in two columns.
+    losses are all there is to follow: settings then stand in two columns. Networks with dropout
+    have no line of test errors: they were tested with statistics of normalisation that do not fit.
 
     Args:
         curves: rows with dataset, tiling, seed, epoch, train_loss, test_error (missing where an
@@ -142,6 +159,7 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     if "label" not in curves:
         curves = curves.assign(label=configuration_labels(curves))
     curves = curves.assign(test_error=curves["test_error"].astype(float))
+    curves = without_foreign_statistics(curves, ["test_error"])
     tilings = tiling_order(curves["tiling"])
     looks = dict(zip(tilings, sns.color_palette("colorblind", len(tilings)), strict=True))
     many = curves["seed"].nunique() > 1

@@ -55,6 +55,6 @@ def _merged_is_the_one(table: pd.DataFrame) -> list[str]:
     return [
         "`dropout`: read *merged*. There is nothing to merge, but its statistics of normalisation "
         "are estimated anew with nothing dropped; those of the training, of outputs that were "
-        "dropped in part, do not fit the network *as it is*.",
+        "dropped in part, do not fit the network *as it is*. The figures leave these errors out.",
         "",
     ]

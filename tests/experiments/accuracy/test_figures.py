@@ -122,6 +122,21 @@ def test_diamonds_are_means_and_bars_are_t_intervals(seeds):
     assert np.array(intervals) == pytest.approx(np.array(sorted(expected)))
 
 
+def with_dropout(table):
+    """``image`` becomes ``dropout``."""
+    return table.assign(tiling=table["tiling"].replace("image", "dropout"))
+
+
+def test_of_dropout_only_errors_with_statistics_that_fit_are_shown():
+    table = with_dropout(accuracy_table())
+    shown = dots(accuracy_figure(table))
+    errors = table[table["tiling"] == "dropout"]
+    assert shown.pop("dropout") == sorted(errors["test_error_merged"])
+    assert shown == {k: v for k, v in expected_dots(accuracy_table()).items() if k != "image"}
+    alone = accuracy_figure(errors)  # nothing else to show on that axis
+    assert len(dots(alone)["dropout"]) == 9
+
+
 def test_one_seed_has_means_but_no_intervals_and_the_title_says_so():
     table = accuracy_table((7,))
     figure = accuracy_figure(table)
@@ -295,6 +310,14 @@ def test_epochs_that_were_not_tested_are_left_out():
     left, right = curves_figure(curves).axes
     assert {len(values) for values in curves_shown(left).values()} == {4}
     assert {len(values) for values in curves_shown(right).values()} == {2}
+
+
+def test_of_dropout_no_test_errors_are_followed():
+    curves = with_dropout(curves_table())
+    left, right = curves_figure(curves).axes
+    colour = colours(left.figure)
+    assert set(curves_shown(left)) == set(colour.values())
+    assert set(curves_shown(right)) == set(colour.values()) - {colour["dropout"]}
 
 
 @pytest.mark.parametrize("ratio", [2, 50])
