@@ -45,7 +45,10 @@ class Tables:
         self.claims = pd.read_csv(results / "claims.csv")
         self.claims[texts] = self.claims[texts].astype(object).fillna("")
         page = (results / "claims.md").read_text(encoding="utf-8")
-        self.status = re.findall(r"^\*\*(.+)\*\*$", page, re.M)[0]  # exploratory, or written before
+        # Exploratory, or written before; then, if so, that runs are missing.
+        (said,) = re.findall(r"^\*\*.+\*\*$", page, re.M)
+        self.status, *rest = re.findall(r"\*\*(.+?)\*\*", said)
+        self.incomplete = " ".join(rest)
         self.accuracy = pd.read_csv(results / "accuracy.csv")
         self.runs = pd.read_csv(results / "runs.csv")
 

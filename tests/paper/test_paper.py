@@ -41,6 +41,9 @@ def test_the_committed_report_is_the_tables(studies):
 def test_it_is_of_confirming_studies(studies):
     for study in studies.values():
         assert study.status == "Rules written before the runs: verified."
+        missing = int((~study.runs["done"]).sum())
+        assert f"{missing} of {len(study.runs)} runs" in study.incomplete or not missing
+        assert study.incomplete in fill(studies)
         assert study.study["confirmatory"]
 
 
