@@ -97,11 +97,26 @@ def _summary(rows: pd.DataFrame, attacked: dict[str, Any]) -> list[str]:
         "case: chosen image by image, on other draws than those that judge). Below: the median "
         "perturbation that misleads most draws, by seed.",
         "",
+        f"Strength: {'; '.join(_strengths(attacked))}. Networks that draw nothing take one draw.",
+        "",
         markdown_table(
             robustness_summary(rows).set_index("network").T, index=True, disable_numparse=True
         ),
         "",
     ]
+
+
+def _strengths(attacked: dict[str, Any]) -> list[str]:
+    """How strong the attacks of each level that was run are, in words."""
+    levels = {
+        "published": "*published* one gradient of one draw",
+        "adaptive": "*adaptive* {steps} steps, gradients averaged over draws: {draws}, starts at "
+        "one budget: {restarts}",
+        "gradient_free": "*gradient_free* {queries:,} queries of Square",
+        "standard": "*standard* APGD of {apgd_steps} steps and Square of {queries:,} queries, both "
+        "averaged over draws: {apgd_draws}, starts: {apgd_restarts}, classes aimed at: {targets}",
+    }
+    return [levels[name].format_map(attacked) for name in attacked["levels"]]
 
 
 def _rivals(rows: pd.DataFrame, focus: float) -> list[str]:

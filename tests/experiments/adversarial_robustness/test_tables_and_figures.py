@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from rapa_lib.experiments.adversarial_robustness import AdversarialRobustness
 from rapa_lib.experiments.adversarial_robustness.answer import robustness_answer
 from rapa_lib.experiments.adversarial_robustness.figures import (
     MOST_EXAMPLES,
@@ -83,7 +84,8 @@ def record(tiling, seed, alarms=()):
         "activation": "relu", "normalisation": "batch", "tile_lr_power": 1.0,
         "run": f"{tiling}-{seed}",
         "noise": {}, "config": {"tiling": tiling, "seed": seed},
-        "measurement": {"focus": 0.1, "judge_draws": 3, "images": N_IMAGES},
+        "measurement": AdversarialRobustness().settings()
+        | {"focus": 0.1, "judge_draws": 3, "images": N_IMAGES},
         "examples": {
             "labels": ["one", "two"], "clean": picture, "perturbed": picture,
             "clean_answers": ["one", "two"], "perturbed_answers": ["two", "two"],
@@ -263,6 +265,21 @@ def test_a_single_network_is_compared_with_nothing_and_alarms_are_listed():
     page = collect(one)
     assert "- **Warning**, `random`, seed 0: not so that more steps help (+9)" in page.body
     assert "No network draws." in page.body
+    strength = (
+        "Strength: *published* one gradient of one draw; *adaptive* 20 steps, gradients averaged "
+        "over draws: 8, starts at one budget: 2. Networks that draw nothing take one draw."
+    )
+    assert strength in page.body
+
+
+def test_the_page_says_how_strong_the_standard_suite_was():
+    one = record("random", 0)
+    one["measurement"] |= {"levels": ["gradient_free", "standard"], "apgd_draws": 7}
+    (line,) = [line for line in collect([one]).body if line.startswith("Strength: ")]
+    assert (
+        "*gradient_free* 5,000 queries of Square; *standard* APGD of 100 steps and Square" in line
+    )
+    assert "averaged over draws: 7, starts: 1, classes aimed at: 3." in line
 
 
 def test_without_a_lead_or_with_many_networks_the_answer_has_at_most_three_lines(monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rapa_lib.experiments.adversarial_robustness import AdversarialRobustness
 from rapa_lib.experiments.adversarial_robustness.answer import robustness_answer
 from rapa_lib.experiments.adversarial_robustness.frontier import (
     frontier,
@@ -91,7 +92,8 @@ def records(tilings=("none", "random", "noisy"), seeds=(0, 1, 2)):
                     "pooling": "max", "epochs": 4, "seed": seed, "rows": rows, "alarms": [],
                     "activation": "relu", "normalisation": "batch", "tile_lr_power": 1.0,
                     "noise": {}, "config": {"tiling": tiling, "seed": seed}, "examples": {},
-                    "measurement": {"focus": 0.1, "judge_draws": 3, "images": N},
+                    "measurement": AdversarialRobustness().settings()
+                    | {"focus": 0.1, "judge_draws": 3, "images": N},
                 }
             )  # fmt: skip
     return found
