@@ -107,7 +107,7 @@ def _summary(rows: pd.DataFrame, attacked: dict[str, Any]) -> list[str]:
 
 
 def _strengths(attacked: dict[str, Any]) -> list[str]:
-    """How strong the attacks of each level that was run are, in words."""
+    """How strong the attacks of each level that was run are, in words; old records may not say."""
     levels = {
         "published": "*published* one gradient of one draw",
         "adaptive": "*adaptive* {steps} steps, gradients averaged over draws: {draws}, starts at "
@@ -116,7 +116,13 @@ def _strengths(attacked: dict[str, Any]) -> list[str]:
         "standard": "*standard* APGD of {apgd_steps} steps and Square of {queries:,} queries, both "
         "averaged over draws: {apgd_draws}, starts: {apgd_restarts}, classes aimed at: {targets}",
     }
-    return [levels[name].format_map(attacked) for name in attacked["levels"]]
+    found = []
+    for name in attacked["levels"]:
+        try:
+            found.append(levels[name].format_map(attacked))
+        except KeyError:
+            found.append(f"*{name}* not recorded")
+    return found
 
 
 def _rivals(rows: pd.DataFrame, focus: float) -> list[str]:
