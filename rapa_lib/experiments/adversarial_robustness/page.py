@@ -118,8 +118,9 @@ def _strengths(attacked: dict[str, Any]) -> list[str]:
     }
     found = []
     for name in attacked["levels"]:
+        words = levels[name]
         try:
-            found.append(levels[name].format_map(attacked))
+            found.append(words.format_map(attacked))
         except KeyError:
             found.append(f"*{name}* not recorded")
     return found
